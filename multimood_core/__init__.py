@@ -1,0 +1,1 @@
+"""MultiMood's model, media and inference: what the app and the training share."""

@@ -1,0 +1,137 @@
+"""The small typed records that pass from capture to the view (style: one direction, no loose dicts)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+
+SAMPLE_RATE: Final = 16_000  # Hz; every tower, the VAD and the ASR take 16 kHz mono
+NUM_FRAMES: Final = 16  # frames a turn, uniformly sampled (paper, Experimental setup)
+
+Speaker = Literal["client", "therapist"]
+VideoMode = Literal["used", "missing", "no_face"]
+AudioMode = Literal["used", "missing", "silent"]
+TextMode = Literal["given", "transcribed", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Pictures of a turn: ``images`` (T, H, W, 3) uint8 RGB and their ``times`` (T,) in seconds from the turn's start."""
+
+    images: np.ndarray
+    times: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Mono sound: ``samples`` (N,) float32 in [-1, 1] at ``rate`` Hz."""
+
+    samples: np.ndarray
+    rate: int = SAMPLE_RATE
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One client turn as captured, from a live stream or from files: whatever of the three modalities there is."""
+
+    frames: Frames | None = None
+    waveform: Waveform | None = None
+    text: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryTurn:
+    """An earlier turn of the dialogue.
+
+    ``confirmed`` tells a label that a person set or accepted (gold, a clinician's correction) from the model's own
+    earlier prediction: the two are written differently into the history.
+    """
+
+    speaker: Speaker
+    text: str
+    emotion: str | None = None
+    strategy: str | None = None
+    confirmed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What stands around the turns of a session (MESC ``problem_type`` and ``situation``); either may be unknown."""
+
+    problem: str = ""
+    situation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPrediction:
+    """A label with a calibrated probability for each class of its set (sums to 1)."""
+
+    label: str
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Modalities:
+    """What of a turn reached the model, and why not where it did not."""
+
+    video: VideoMode
+    audio: AudioMode
+    text: TextMode
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of the history as text and as ``<MEM>`` states, of the whole prompt, and of the reply."""
+
+    history_text: int
+    history_compressed: int
+    prompt: int
+    response: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Wall-clock seconds of a turn's stages; ``first_token`` and ``total`` count from the end of the turn."""
+
+    media: float
+    asr: float
+    towers: float
+    labels: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointId:
+    """Which weights answered: the registry's name and the SHA-256 over the checkpoint's files."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPrediction:
+    """Everything that the model says of one turn (the JSON of ``python -m multimood_core predict``)."""
+
+    client_emotion: LabelPrediction
+    therapist_emotion: LabelPrediction
+    strategy: LabelPrediction
+    response: str
+    transcript: str
+    modalities: Modalities
+    tokens: TokenCounts
+    seconds: Seconds
+    checkpoint: CheckpointId
+    expressions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Probabilities read from one modality alone (``voice``, ``face``), where it was used."""
