@@ -1,0 +1,52 @@
+"""What several tests of the core share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+_REPO = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A small reference module, run once: its weights without prefix, all other tensors by name, its configuration."""
+
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], Golden]:
+    """``golden(name, prefix)`` reads a file of reference outputs, or skips the test where the folder is absent."""
+
+    def load(name: str, prefix: str) -> Golden:
+        folder = Path(os.environ.get("MULTIMOOD_GOLDEN", _REPO.parent / "shared" / "golden"))
+        path = folder / f"{name}.safetensors"
+        if not path.is_file():
+            pytest.skip(f"no reference outputs at {path}; set MULTIMOOD_GOLDEN to their folder")
+        with safe_open(path, "pt") as file:
+            every = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            metadata = file.metadata() or {}
+        weights = {key.removeprefix(prefix): every.pop(key) for key in list(every) if key.startswith(prefix)}
+        assert weights, f"{path} has no key under {prefix}"
+        return Golden(weights, every, json.loads(next(iter(metadata.values()), "{}")))
+
+    return load
+
+
+@pytest.fixture
+def seeded() -> torch.Generator:
+    """A generator with a fixed seed; the global one is seeded too, for modules that initialise themselves."""
+    torch.manual_seed(0)
+    return torch.Generator().manual_seed(0)
