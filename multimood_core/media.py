@@ -1,0 +1,427 @@
+"""Reads clips, pictures and sound into turns: FFmpeg through PyAV, nothing else touches a media file.
+
+A browser's recording says neither how long it is nor how many frames it has, so every file is decoded to its end and
+the frames are chosen afterwards. Memory stays bounded: small clips are decoded once and their frames are held until the
+choice is made, larger ones are decoded a second time for the chosen frames alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+
+from multimood_core.errors import MediaError
+from multimood_core.records import NUM_FRAMES, SAMPLE_RATE, Frames, Turn, Waveform
+
+MAX_SECONDS: Final = 600.0  # a client turn is seconds to a few minutes; a whole session is another thing
+MAX_PIXELS: Final = 8192 * 8192  # covers 8K video (7680 x 4320) and large photographs; FFmpeg refuses what is above
+MAX_SIDE: Final = 1280  # pixels kept of the longer side: the towers take 384, the face detector 640
+MAX_FRAME_RATE: Final = 240  # frames/s, a phone's slow motion; bounds the work for a header that lies about time
+HELD_BYTES: Final = 128 * 2**20  # undecided frames held in memory before the second decoding is the better way
+
+FBANK_MELS: Final = 128
+FBANK_WINDOW: Final = 400  # samples, 25 ms
+FBANK_SHIFT: Final = 160  # samples, 10 ms
+
+# Demuxers that follow references into other files or draw text as pictures: none of them is a recording.
+_NOT_RECORDINGS: Final = frozenset({"concat", "concatf", "dash", "hls", "imf", "rtsp", "sdp", "tty"})
+# Containers whose header states the length from a table or a count. Others estimate it from the bit rate.
+_STATE_LENGTH: Final = frozenset({"avi", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "wav"})
+
+
+def sample_indices(n: int, k: int) -> np.ndarray:
+    """Chooses ``k`` of ``n`` frames at the midpoints of ``k`` equal segments (paper, Experimental setup).
+
+    The segment is ``(n - 1) / k`` frames long. Frames repeat where ``n < k``.
+
+    Returns:
+        (k,) int64, rising, each in [0, n).
+
+    Raises:
+        ValueError: ``n`` or ``k`` is not positive.
+    """
+    if n < 1 or k < 1:
+        raise ValueError(f"expected at least one frame to choose from and one to choose, got n={n}, k={k}")
+    segment = (n - 1) / k
+    # VideoLLaMA2 rounds with this nudge, so that x.5 goes up.
+    return np.round((np.arange(k) + 0.5) * segment + 1e-6).astype(np.int64)
+
+
+def pad_to_square(image: np.ndarray, mean: Sequence[float]) -> np.ndarray:
+    """Pads an image (H, W, 3) uint8 to (S, S, 3), S = max(H, W), centred, with the mean colour (three of 0..1)."""
+    height, width, channels = image.shape
+    side = max(height, width)
+    square = np.empty((side, side, channels), image.dtype)
+    square[:] = np.array([int(m * 255) for m in mean], image.dtype)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def read_turn(path: str | Path, *, num_frames: int = NUM_FRAMES, max_seconds: float = MAX_SECONDS) -> Turn:
+    """Reads a clip, a picture or a sound file in any container and codec that FFmpeg decodes.
+
+    Args:
+        path: the file.
+        num_frames: frames to choose; a picture or a very short clip repeats its frames.
+        max_seconds: the longest turn accepted, in seconds.
+
+    Returns:
+        A turn without text. ``frames`` is None where the file has no picture, ``waveform`` where it has no sound;
+        the frames are upright, with square pixels, and their longer side is at most ``MAX_SIDE`` pixels.
+
+    Raises:
+        MediaError: the file is absent, damaged, cut short, too long, too large, or holds neither picture nor sound.
+    """
+    path = Path(path)
+    with _open(path) as container:
+        _refuse_length(path, _stated_seconds(container), max_seconds)
+        unstated = _stated_seconds(container) is None
+    if unstated:
+        _refuse_length(path, _scanned_seconds(path, max_seconds), max_seconds)
+    pictures, sound = _FrameCollector(), _SoundCollector()
+    reached = 0.0
+    with _open(path) as container:
+        stated = _stated_seconds(container)
+        is_picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        for stream in _streams(container):
+            if stream.type == "video" and stream.sample_aspect_ratio:
+                pictures.pixel_aspect = float(stream.sample_aspect_ratio)
+        for packet in container.demux(_streams(container)):
+            reached = max(reached, _packet_end(packet, container))
+            _refuse_length(path, reached, max_seconds)
+            for frame in packet.decode():
+                if isinstance(frame, av.VideoFrame):
+                    pictures.push(frame)
+                elif isinstance(frame, av.AudioFrame):
+                    sound.push(frame)
+            if pictures.count > max_seconds * MAX_FRAME_RATE or sound.seconds > max_seconds:
+                _refuse_length(path, np.inf, max_seconds)
+    # Half a second covers codec padding and rounding; 1 % the clocks of long recordings.
+    if stated is not None and reached < 0.99 * stated - 0.5:
+        raise MediaError(
+            f"{path.name} ends after {reached:.1f} s though its header states {stated:.1f} s: the file was cut short; "
+            "copy or record it again"
+        )
+    waveform = sound.finish()
+    if not pictures.count and waveform is None:
+        raise MediaError(f"{path.name} holds no picture and no sound that can be decoded; record or export it again")
+    start = min(x for x in (pictures.start, sound.start) if x is not None)
+    frames = _choose(path, pictures, num_frames, start) if pictures.count else None
+    seconds = 0.0 if is_picture else max(pictures.end - start, waveform.seconds if waveform else 0.0)
+    return Turn(frames=frames, waveform=waveform, seconds=seconds)
+
+
+def _choose(path: Path, pictures: _FrameCollector, num_frames: int, start: float) -> Frames:
+    wanted = sample_indices(pictures.count, num_frames)
+    times = np.array(pictures.times)[wanted] - start
+    if pictures.held is not None:
+        chosen = {int(i): pictures.held[i] for i in wanted}
+        return _frames((chosen[int(i)] for i in wanted), pictures.pixel_aspect, times)
+    return _frames(_decode_again(path, wanted), pictures.pixel_aspect, times)
+
+
+def _decode_again(path: Path, wanted: np.ndarray) -> Iterator[av.VideoFrame]:
+    targets = wanted.tolist()
+    with _open(path) as container:
+        (stream,) = (s for s in _streams(container) if s.type == "video")
+        for index, frame in enumerate(container.decode(stream)):
+            while targets and targets[0] == index:
+                yield frame
+                del targets[0]
+            if not targets:
+                return
+    raise MediaError(f"{path.name} decoded to fewer frames the second time; was it written to while it was read?")
+
+
+class _FrameCollector:
+    """Counts and times video frames, and holds them as long as they fit ``HELD_BYTES``."""
+
+    def __init__(self) -> None:
+        self.held: list[av.VideoFrame] | None = []
+        self.times: list[float] = []
+        self.end = 0.0
+        self.pixel_aspect = 1.0
+        self._bytes = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.times)
+
+    @property
+    def start(self) -> float | None:
+        return self.times[0] if self.times else None
+
+    def push(self, frame: av.VideoFrame) -> None:
+        # Raw streams have no clock: their frames follow each other at 25 frames/s, FFmpeg's own assumption.
+        time = frame.time if frame.time is not None else self.end
+        length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.04
+        self.times.append(time)
+        self.end = max(self.end, time + length)
+        if self.held is not None:
+            self._bytes += sum(plane.buffer_size for plane in frame.planes)
+            self.held.append(frame)
+            if self._bytes > HELD_BYTES:
+                self.held = None
+
+
+class _SoundCollector:
+    """Mixes whatever sound comes to 16 kHz mono, also where rate or layout change within the stream."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+        self._chunks: list[np.ndarray] = []
+        self._samples = 0
+        self._resampler: av.AudioResampler | None = None
+        self._shape: tuple[str, int, int] | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / SAMPLE_RATE
+
+    def push(self, frame: av.AudioFrame) -> None:
+        if self.start is None:
+            self.start = frame.time or 0.0
+        shape = (frame.format.name, frame.layout.nb_channels, frame.sample_rate)
+        if shape != self._shape:
+            self._drain(None)
+            # The layout stays: FFmpeg's own down-mix of float sound may exceed 1 and knows no layout of 30 channels.
+            # Interleaved, as PyAV reads past its eight plane pointers where each of more channels has a plane.
+            self._resampler, self._shape = av.AudioResampler(format="flt", rate=SAMPLE_RATE), shape
+        frame.pts = None
+        self._drain(frame)
+
+    def take(self) -> np.ndarray:
+        """The mono samples (N,) float32 that are ready since the last call."""
+        ready = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
+        self._chunks.clear()
+        return ready
+
+    def finish(self) -> Waveform | None:
+        self._drain(None)
+        samples = self.take()
+        return Waveform(np.nan_to_num(samples).clip(-1.0, 1.0)) if len(samples) else None
+
+    def _drain(self, frame: av.AudioFrame | None) -> None:
+        if self._resampler is None:
+            return
+        for out in self._resampler.resample(frame):
+            samples = out.to_ndarray().reshape(-1, out.layout.nb_channels)
+            self._chunks.append(samples.mean(axis=1, dtype=np.float32))
+            self._samples += out.samples
+
+
+class LiveResampler:
+    """Turns a microphone's chunks into 16 kHz mono without a seam between them.
+
+    Args:
+        rate: the microphone's rate in Hz.
+        channels: its channels.
+    """
+
+    def __init__(self, rate: int, channels: int = 1) -> None:
+        if not 1000 <= rate <= 768_000 or not 1 <= channels <= 64:
+            raise MediaError(
+                f"expected 1,000 to 768,000 Hz and 1 to 64 channels, got {rate} Hz and {channels}; choose another device"
+            )
+        self._rate, self._channels = rate, channels
+        self._sound = _SoundCollector()
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Takes (N,), (N, channels) or interleaved samples, integer at full scale or float in [-1, 1].
+
+        Returns:
+            (M,) float32 at 16 kHz; the filter's tail follows with later chunks or ``finish``.
+        """
+        if samples.size == 0:
+            return np.zeros(0, np.float32)
+        if samples.size % self._channels:
+            raise MediaError(f"expected samples of {self._channels} channels, got the shape {samples.shape}")
+        values = samples.reshape(-1, self._channels)
+        if np.issubdtype(values.dtype, np.integer):
+            info = np.iinfo(values.dtype)
+            middle = 0 if info.min < 0 else (info.max + 1) // 2
+            values = (values.astype(np.float32) - middle) / float(info.max + 1 - middle)
+        # Averaged before, not after: the mean of channels and the resampling filter are linear.
+        mono = np.nan_to_num(values.astype(np.float32)).mean(axis=1, dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None]), format="fltp", layout="mono")
+        frame.sample_rate = self._rate
+        self._sound.push(frame)
+        return self._sound.take()
+
+    def finish(self) -> np.ndarray:
+        """The tail (M,) float32 that the filter still holds."""
+        rest = self._sound.finish()
+        return rest.samples if rest else np.zeros(0, np.float32)
+
+
+def resample(samples: np.ndarray, rate: int, channels: int = 1) -> Waveform:
+    """Turns one piece of raw sound, as ``LiveResampler.push`` takes it, into a waveform."""
+    live = LiveResampler(rate, channels)
+    return Waveform(np.concatenate([live.push(samples), live.finish()]).clip(-1.0, 1.0))
+
+
+@functools.cache
+def _torchaudio() -> types.ModuleType | None:
+    """torchaudio's kaldi module where it imports; its CUDA libraries fail to load beside a CPU torch."""
+    try:
+        from torchaudio.compliance import kaldi
+    except (ImportError, OSError):
+        return None
+    return kaldi
+
+
+def fbank(samples: np.ndarray) -> np.ndarray:
+    """Kaldi log-mel filter bank of 16 kHz sound scaled to 16-bit range (BEATs sec. 3; paper, audio tower).
+
+    Args:
+        samples: (N,) float32 in [-1, 1].
+
+    Returns:
+        (T, 128) float32 with T = 1 + (N - 400) // 160, and T = 0 below 25 ms. Not normalised.
+    """
+    if len(samples) < FBANK_WINDOW:
+        return np.zeros((0, FBANK_MELS), np.float32)
+    kaldi = _torchaudio()
+    return _fbank_kaldi_native(samples) if kaldi is None else _fbank_torchaudio(kaldi, samples)
+
+
+def _fbank_kaldi_native(samples: np.ndarray) -> np.ndarray:
+    import kaldi_native_fbank as knf
+
+    options = knf.FbankOptions()
+    options.frame_opts.samp_freq = SAMPLE_RATE
+    options.frame_opts.frame_length_ms = 1000 * FBANK_WINDOW / SAMPLE_RATE
+    options.frame_opts.frame_shift_ms = 1000 * FBANK_SHIFT / SAMPLE_RATE
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = FBANK_MELS
+    extractor = knf.OnlineFbank(options)
+    extractor.accept_waveform(SAMPLE_RATE, samples.astype(np.float32) * 2**15)
+    extractor.input_finished()
+    return np.stack([extractor.get_frame(i) for i in range(extractor.num_frames_ready)])
+
+
+def _fbank_torchaudio(kaldi: Any, samples: np.ndarray) -> np.ndarray:
+    import torch
+
+    features = kaldi.fbank(
+        torch.from_numpy(samples.astype(np.float32))[None] * 2**15,
+        num_mel_bins=FBANK_MELS,
+        sample_frequency=SAMPLE_RATE,
+        frame_length=1000 * FBANK_WINDOW / SAMPLE_RATE,
+        frame_shift=1000 * FBANK_SHIFT / SAMPLE_RATE,
+    )
+    return np.asarray(features.numpy())
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[InputContainer]:
+    """Opens a recording and turns whatever FFmpeg says inside the block into one sentence."""
+    if not path.is_file():
+        raise MediaError(f"expected a video, picture or sound file, found none at {path}")
+    try:
+        # An open file and no protocol: a playlist cannot send FFmpeg to other files or the network.
+        with (
+            path.open("rb") as file,
+            av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="replace") as container,
+        ):
+            if container.format.name in _NOT_RECORDINGS:
+                raise MediaError(f"{path.name} is a {container.format.name} file, no recording; choose a clip")
+            for stream in _streams(container):
+                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+                stream.codec_context.thread_type = "AUTO"
+            yield container
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise MediaError(
+            f"{path.name} ({path.stat().st_size:,} bytes) cannot be read as a clip, picture or sound (FFmpeg: {words}); "
+            "check that it plays, or record or export it again"
+        ) from error
+
+
+def _streams(container: InputContainer) -> list[Any]:
+    """The first stream of pictures and the first of sound; cover art is neither."""
+    video = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    chosen = [*video[:1], *container.streams.audio[:1]]
+    if not chosen:
+        raise ValueError("no stream of pictures or sound")
+    return chosen
+
+
+def _stated_seconds(container: InputContainer) -> float | None:
+    if container.format.name not in _STATE_LENGTH:
+        return None
+    lengths = [float(s.duration * s.time_base) for s in _streams(container) if s.duration and s.time_base]
+    if lengths:
+        return max(lengths)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _packet_end(packet: av.Packet, container: InputContainer) -> float:
+    """Seconds from the recording's start to the end of a packet; 0 for one without a clock."""
+    stamp = packet.pts if packet.pts is not None else packet.dts
+    if stamp is None or packet.time_base is None:
+        return 0.0
+    start = (container.start_time or 0) / av.time_base
+    return float((stamp + (packet.duration or 0)) * packet.time_base) - start
+
+
+def _scanned_seconds(path: Path, limit: float) -> float:
+    """The length found by reading packets, which costs far less than decoding them; stops above ``limit``."""
+    reached = 0.0
+    with _open(path) as container:
+        for packet in container.demux(_streams(container)):
+            reached = max(reached, _packet_end(packet, container))
+            if reached > limit:
+                break
+    return reached
+
+
+def _refuse_length(path: Path, seconds: float | None, limit: float) -> None:
+    if seconds is not None and seconds > limit:
+        length = f"{seconds:.0f} s" if np.isfinite(seconds) else "more"
+        raise MediaError(f"expected a turn of at most {limit:g} s, {path.name} has {length}; cut it into turns")
+
+
+def _frames(frames: Iterable[av.VideoFrame], pixel_aspect: float, times: np.ndarray) -> Frames:
+    """Upright RGB pictures of one size: the first frame decides it, should the resolution change on the way."""
+    images: list[np.ndarray] = []
+    size: tuple[int, int] | None = None
+    previous: av.VideoFrame | None = None
+    for frame in frames:
+        if frame is previous:
+            images.append(images[-1])
+            continue
+        if size is None:
+            width, height = frame.width * pixel_aspect, float(frame.height)
+            scale = min(1.0, MAX_SIDE / max(width, height))
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+        rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="AREA")
+        images.append(_upright(rgb.to_ndarray(), frame))
+        previous = frame
+    return Frames(np.stack(images), times.astype(np.float64))
+
+
+def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Applies the display matrix by which a phone says how it was held (16.16 fixed point, row vectors)."""
+    try:
+        data = next((data for data in frame.side_data if data.type is SideData.DISPLAYMATRIX), None)
+    except ValueError:
+        # PyAV cannot list side data newer than its table (a photograph's EXIF); the angle it does know.
+        return np.rot90(image, round(frame.rotation / 90))
+    if data is None:
+        return image
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return image.swapaxes(0, 1)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
