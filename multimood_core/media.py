@@ -17,7 +17,6 @@ from typing import Any, Final
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from multimood_core.errors import MediaError
@@ -415,12 +414,13 @@ def _frames(frames: Iterable[av.VideoFrame], pixel_aspect: float, times: np.ndar
 def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     """Applies the display matrix by which a phone says how it was held (16.16 fixed point, row vectors)."""
     try:
-        data = next((data for data in frame.side_data if data.type is SideData.DISPLAYMATRIX), None)
+        side_data: Any = frame.side_data
+        data = side_data["DISPLAYMATRIX"]
+    except KeyError:
+        return image
     except ValueError:
         # PyAV cannot list side data newer than its table (a photograph's EXIF); the angle it does know.
         return np.rot90(image, round(frame.rotation / 90))
-    if data is None:
-        return image
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
