@@ -294,12 +294,13 @@ def _remove(path: Path) -> None:
 def _bar(total: int, progress: bool) -> Iterator[Callable[[int, str], None]]:
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not progress) as bar:
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=total, desc="weights", smoothing=0, bar_format=form, disable=not progress) as bar:
 
         def advance(count: int, doing: str) -> None:
+            bar.update(count)
             if doing:
                 bar.set_description(doing)
-            bar.update(count)
 
         yield advance
 
