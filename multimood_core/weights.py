@@ -331,12 +331,10 @@ def _convert_face_tower(sources: list[Path], target: Path) -> None:
 def _convert_voice_tower(sources: list[Path], target: Path) -> None:
     from safetensors.torch import save_file
 
-    from multimood_core.voice_tower import convert_speaker_encoder, convert_whisper_encoder
+    from multimood_core.voice_tower import convert_whisper_encoder
 
-    whisper, speaker = sources
-    target.mkdir(parents=True)
-    save_file(convert_whisper_encoder(whisper.parent), target / "whisper_encoder.safetensors")
-    save_file(convert_speaker_encoder(speaker), target / "speaker_encoder.safetensors")
+    (model,) = sources
+    save_file(convert_whisper_encoder(model), target)
 
 
 _RECIPES: Final[Mapping[str, Callable[[list[Path], Path], None]]] = {
