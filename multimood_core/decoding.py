@@ -1,0 +1,177 @@
+"""The answer's four lines from one prefilled prompt: labels by likelihood, then the reply as a stream.
+
+The prompt is read once. Each label is chosen among the allowed strings by their likelihood under the cached prefix, in the
+paper's order (client's emotion, therapist's emotion, strategy), each conditioned on the ones before; the reply goes on
+from the same cache. So nothing is ever unparsable, and every class has a probability.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from multimood_core.errors import ModelError
+from multimood_core.labels import EMOTIONS, STRATEGIES
+from multimood_core.model import MultiMoodForConditionalGeneration
+from multimood_core.processor import MultiMoodProcessor
+from multimood_core.prompts import CLIENT_LINE, RESPONSE_LINE, STRATEGY_LINE, THERAPIST_LINE, Piece
+from multimood_core.records import LabelPrediction
+from multimood_core.registry import Calibration
+
+LABELS: Final = {
+    "client_emotion": (CLIENT_LINE, EMOTIONS),
+    "therapist_emotion": (THERAPIST_LINE, EMOTIONS),
+    "strategy": (STRATEGY_LINE, STRATEGIES),
+}
+MAX_REPLY_TOKENS: Final = 96  # a therapist turn of MESC has 17 tokens on average
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the reply is drawn; temperature 0 takes the likeliest token, and then the seed changes nothing."""
+
+    temperature: float = 0.0
+    top_p: float = 0.9
+    seed: int = 0
+    max_tokens: int = MAX_REPLY_TOKENS
+    repetition_penalty: float = 1.1
+
+
+class AnswerDecoder:
+    """One turn's answer. Call ``label`` for each task in order, then ``reply``; ``reply`` may be called again.
+
+    Args:
+        model: in evaluation mode.
+        processor: the checkpoint's.
+        calibration: temperatures of the three labels.
+        input_ids: (1, L) prompt with expanded placeholders.
+        media: the model's media arguments.
+    """
+
+    def __init__(
+        self,
+        model: MultiMoodForConditionalGeneration,
+        processor: MultiMoodProcessor,
+        calibration: Calibration,
+        input_ids: Tensor,
+        media: dict[str, Tensor],
+    ) -> None:
+        self.model, self.processor, self.calibration = model, processor, calibration
+        self.cache = DynamicCache(config=model.config.text_config)
+        self._marks: dict[str, tuple[int, Tensor]] = {}
+        first = torch.tensor([processor.encode_pieces([Piece(CLIENT_LINE)])])
+        self._logits = self._feed(torch.cat([input_ids, first.to(input_ids)], 1), media)
+        self._next = "client_emotion"
+
+    def _feed(self, ids: Tensor, media: dict[str, Tensor] | None = None) -> Tensor:
+        with torch.inference_mode():
+            output = self.model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **(media or {}))
+        return output.logits[0, -1].float()
+
+    def label(self, task: str, choose: str | None = None) -> LabelPrediction:
+        """Score the allowed strings of ``task`` and go on with the likeliest, or with ``choose``.
+
+        Calling it again for an earlier task goes back to that point and forgets what came after.
+
+        Raises:
+            ModelError: the task is unknown, comes too early, or ``choose`` is none of its strings.
+        """
+        if task not in LABELS:
+            raise ModelError(f"Expected one of {', '.join(LABELS)}, got {task!r}.")
+        if task in self._marks:
+            self._back_to(task)
+        elif task != self._next:
+            raise ModelError(f"Labels are chosen in the order {', '.join(LABELS)}; {self._next} comes first.")
+        self._marks[task] = (self.cache.get_seq_length(), self._logits)
+        names = LABELS[task][1]
+        values = [self.processor.encode_value(name) for name in names]
+        temperature = getattr(self.calibration, task)
+        probabilities = (self.likelihoods(values) / temperature).softmax(-1).tolist()
+        best = choose or max(zip(probabilities, names, strict=True))[1]
+        if best not in names:
+            raise ModelError(f"Expected {task} to be one of {', '.join(names)}, got {best!r}.")
+        self._next = self._after(task)
+        line = RESPONSE_LINE if self._next == "reply" else LABELS[self._next][0]
+        ids = values[names.index(best)] + self.processor.encode_pieces([Piece(f"\n{line}")])
+        self._logits = self._feed(torch.tensor([ids]))
+        return LabelPrediction(best, dict(zip(names, probabilities, strict=True)))
+
+    def likelihoods(self, values: Sequence[Sequence[int]]) -> Tensor:
+        """Log-likelihood (n,) of each token string after what the cache holds."""
+        first = self._logits.log_softmax(-1)
+        scores = torch.stack([first[value[0]] for value in values])
+        rest = max(len(value) for value in values) - 1
+        if rest == 0:
+            return scores
+        cache: Any = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(len(values))
+        ids, mask = self.processor.pad([value[:-1] or value for value in values])
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
+        for i, value in enumerate(values):
+            for step, token in enumerate(value[1:]):
+                scores[i] += logits[i, step, token]
+        return scores
+
+    def reply(self, sampling: Sampling | None = None) -> Iterator[str]:
+        """The reply in pieces of text, as they come; begins anew each time it is called.
+
+        Raises:
+            ModelError: the labels have not all been chosen yet.
+        """
+        sampling = sampling or Sampling()
+        if self._next != "reply":
+            raise ModelError(f"The reply follows the labels; {self._next} has not been chosen yet.")
+        if "reply" in self._marks:
+            self._back_to("reply")
+        self._marks["reply"] = (self.cache.get_seq_length(), self._logits)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        barred = torch.tensor(self.processor.media_token_ids)
+        tokenizer, produced, shown = self.processor.tokenizer, [], ""
+        logits = self._logits
+        for _ in range(sampling.max_tokens):
+            token = _draw(logits, produced, barred, sampling, generator)
+            if token in (tokenizer.eos_token_id, *_line_ends(tokenizer)):
+                break
+            produced.append(token)
+            text = tokenizer.decode(produced, skip_special_tokens=True).lstrip()
+            if not text.endswith("\ufffd") and len(text) > len(shown):  # half a character waits for its other half
+                yield text[len(shown) :]
+                shown = text
+            logits = self._feed(torch.tensor([[token]]))
+
+    def _after(self, task: str) -> str:
+        order = [*LABELS, "reply"]
+        return order[order.index(task) + 1]
+
+    def _back_to(self, mark: str) -> None:
+        length, self._logits = self._marks[mark]
+        self.cache.crop(length)
+        order = [*LABELS, "reply"]
+        for later in order[order.index(mark) :]:
+            self._marks.pop(later, None)
+        self._next = mark
+
+
+def _line_ends(tokenizer: Any) -> list[int]:
+    ids = tokenizer("\n", add_special_tokens=False).input_ids
+    return ids if len(ids) == 1 else []
+
+
+def _draw(logits: Tensor, produced: list[int], barred: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    logits = logits.clone()
+    logits[barred] = -torch.inf
+    if produced and sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(produced)))
+        logits[seen] = torch.where(logits[seen] > 0, logits[seen] / sampling.repetition_penalty, logits[seen] * sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = (logits / sampling.temperature).softmax(-1).sort(descending=True)
+    probabilities[probabilities.cumsum(-1) - probabilities > sampling.top_p] = 0
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])

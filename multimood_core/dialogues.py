@@ -1,0 +1,124 @@
+"""Dialogues of a data set in the project's one turn format (jsonl), and the items that they are evaluated and trained on.
+
+An item is a client turn that a therapist turn follows (MESC's four tasks); a turn is a run of one speaker's utterances.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from multimood_core.errors import DataError
+from multimood_core.labels import EMOTIONS, SPEAKERS, STRATEGIES
+from multimood_core.records import Context, HistoryTurn, Speaker
+
+
+@dataclass(frozen=True, slots=True)
+class DialogueTurn:
+    """One merged turn: the speaker's words, majority labels, and where its clip lies, if there is one."""
+
+    speaker: Speaker
+    text: str
+    emotion: str | None = None
+    strategy: str | None = None
+    description: str = ""
+    media: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A dialogue of one split of a data set."""
+
+    id: str
+    split: str
+    turns: tuple[DialogueTurn, ...]
+    context: Context = Context()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A client turn (``dialogue.turns[index]``) with the therapist's turn that answers it."""
+
+    dialogue: Dialogue
+    index: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.dialogue.id}/{self.index}"
+
+    @property
+    def client(self) -> DialogueTurn:
+        return self.dialogue.turns[self.index]
+
+    @property
+    def therapist(self) -> DialogueTurn:
+        return self.dialogue.turns[self.index + 1]
+
+    def history(self, gold: bool = True) -> tuple[HistoryTurn, ...]:
+        """The turns before, with gold labels or without any."""
+        return tuple(
+            HistoryTurn(t.speaker, t.text, t.emotion if gold else None, t.strategy if gold else None)
+            for t in self.dialogue.turns[: self.index]
+        )
+
+
+def items_of(dialogues: Iterable[Dialogue]) -> Iterator[Item]:
+    """Every client turn that a therapist turn follows, in order."""
+    for dialogue in dialogues:
+        for index, (turn, after) in enumerate(zip(dialogue.turns, dialogue.turns[1:], strict=False)):
+            if (turn.speaker, after.speaker) == SPEAKERS:
+                yield Item(dialogue, index)
+
+
+def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
+    """Write one dialogue a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for dialogue in dialogues:
+            file.write(json.dumps(asdict(dialogue), ensure_ascii=False) + "\n")
+
+
+def read_dialogues(path: Path) -> list[Dialogue]:
+    """Read what ``write_dialogues`` wrote.
+
+    Raises:
+        DataError: a line is not a dialogue; says which line and what was wrong.
+    """
+    dialogues = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            raw = json.loads(line)
+            turns = tuple(DialogueTurn(**turn) for turn in raw["turns"])
+            dialogues.append(Dialogue(raw["id"], raw["split"], turns, Context(**raw.get("context", {}))))
+        except (ValueError, TypeError, KeyError) as cause:
+            raise DataError(f"{path}, line {number}: expected a dialogue with id, split and turns: {cause!r}") from cause
+    return dialogues
+
+
+def read_history(path: Path) -> list[HistoryTurn]:
+    """Read a session's history: one turn a line, ``{"speaker", "text", "emotion", "strategy"}``, the labels optional.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no such turn; says which line and what was expected.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DataError(f"Expected a jsonl file of earlier turns at {path}, but it cannot be read: {cause}") from cause
+    turns = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            raw = json.loads(line)
+        except ValueError as cause:
+            raise DataError(f"{where}: expected one JSON object a line, got {line[:60]!r} ({cause}).") from cause
+        if not isinstance(raw, dict) or raw.get("speaker") not in SPEAKERS or not isinstance(raw.get("text"), str):
+            raise DataError(f'{where}: expected {{"speaker": "client"|"therapist", "text": "..."}}, got {line[:80]!r}.')
+        for key, allowed in (("emotion", EMOTIONS), ("strategy", STRATEGIES)):
+            if raw.get(key) is not None and raw[key] not in allowed:
+                raise DataError(f"{where}: expected {key} to be one of {', '.join(allowed)}, got {raw[key]!r}.")
+        turns.append(HistoryTurn(raw["speaker"], raw["text"], raw.get("emotion"), raw.get("strategy")))
+    return turns

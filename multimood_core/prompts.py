@@ -1,0 +1,208 @@
+"""The prompt (paper, figure 4: emotional chain of thought) in our own wording, and the four lines of the answer.
+
+A prompt is a list of pieces. Only pieces that the software wrote may hold special tokens; what a person typed or said is a
+``typed`` piece, cleaned to one line and tokenised so that ``<video>``, ``<|im_end|>`` or ``[OUTPUT FORMAT]`` in it stay
+ordinary characters. Nothing else separates data from instructions here, so everything that a person wrote goes that way.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from multimood_core.errors import ModelError
+from multimood_core.labels import EMOTIONS, STRATEGIES, emotion_of, strategy_of
+from multimood_core.records import Context, HistoryTurn
+
+VIDEO_TOKEN: Final = "<video>"
+AUDIO_TOKEN: Final = "<audio>"
+HISTORY_TOKEN: Final = "<history>"
+MEMORY_TOKEN: Final = "<MEM>"
+MEDIA_TOKENS: Final = (VIDEO_TOKEN, AUDIO_TOKEN, HISTORY_TOKEN, MEMORY_TOKEN)
+
+CLIENT_LINE: Final = "Client's emotion:"
+THERAPIST_LINE: Final = "Therapist's emotion:"
+STRATEGY_LINE: Final = "Therapist's strategy:"
+RESPONSE_LINE: Final = "Therapist's response:"
+LABEL_LINES: Final = ((CLIENT_LINE, EMOTIONS), (THERAPIST_LINE, EMOTIONS), (STRATEGY_LINE, STRATEGIES))
+
+# ChatML, what SmolLM2 and Qwen2 were trained with; used where a tokenizer brings no template of its own.
+CHATML: Final = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+STRATEGY_MEANINGS: Final = {
+    "open question": "invites the client to tell more in their own words",
+    "approval": "affirms the client, their effort or their feelings",
+    "self-disclosure": "shares something of the therapist's own experience or feeling",
+    "restatement": "says back what the client said, to show and check understanding",
+    "interpretation": "offers a deeper meaning or motive behind what the client says or does",
+    "advisement": "gives advice or a possible way to deal with the problem",
+    "communication skills": "small talk, short signals of listening and everyday courtesy",
+    "structuring the therapy": "sets aims, time, rules or the frame of the sessions",
+    "guiding the pace and depth of the conversation": "slows, speeds, deepens or redirects the talk",
+    "others": "any other support",
+}
+
+_SYSTEM_ECOT: Final = (
+    "You are an expert in emotional psychology. You analyse the emotional state of a client, predict the emotion with "
+    "which a therapist would answer, determine the counselling strategy and write the therapist's reply."
+)
+_STEPS_ECOT: Final = (
+    "Work in four steps. First, understand the client's situation from the problem, the video, the audio, the history and "
+    "the words. Second, predict the client's emotion, the therapist's emotion and the therapist's strategy. Third, write an "
+    "empathetic reply that carries this emotion and this strategy. Fourth, revise it so that it hurts nobody's feelings."
+)
+_SYSTEM_BRIEF: Final = "Read the client's emotion, choose the therapist's emotion and strategy, and reply."
+
+# Private-use characters mark where typed pieces stand while the tokenizer's chat template runs; clean_text removes them
+# from whatever a person typed, so they cannot be forged.
+_MARK: Final = "\ue000{}\ue001"
+_MARKED: Final = re.compile("\ue000(\\d+)\ue001")
+_INVISIBLE: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the prompt; ``typed`` text came from a person and never becomes a special token."""
+
+    text: str
+    typed: bool = False
+
+
+def clean_text(text: str) -> str:
+    """One line of visible text: NFC, without control, zero-width, bidirectional and private-use characters.
+
+    Line breaks become spaces, so that no typed text can begin a line of the prompt or of the answer's format.
+    """
+    spaced = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text))
+    return "".join(c for c in spaced if unicodedata.category(c) not in _INVISIBLE).strip()
+
+
+def turn_pieces(turn: HistoryTurn) -> list[Piece]:
+    """One utterance unit U_i of the history: role, labels, words (paper, ConvCompressor).
+
+    A label that nobody confirmed carries a question mark, so that the model can trust it less than a gold label.
+    """
+    mark = "" if turn.confirmed else "?"
+    labels = ", ".join(f"{label}{mark}" for label in (turn.emotion, turn.strategy) if label)
+    return [Piece(f"{turn.speaker} [{labels}]: " if labels else f"{turn.speaker}: "), Piece(turn.text, typed=True)]
+
+
+def prompt_pieces(
+    style: str,
+    template: Callable[[list[dict[str, str]]], str],
+    utterance: str,
+    recent: Sequence[HistoryTurn] = (),
+    context: Context | None = None,
+    descriptions: str = "",
+) -> list[Piece]:
+    """The prompt up to where the answer begins.
+
+    Args:
+        style: ``ecot`` (paper, figure 4, every slot) or ``brief`` (the same slots in few words; empty ones left out).
+        template: turns chat messages into the model's own format, the generation prompt included.
+        utterance: the client's words.
+        recent: the last turns, to stand as text after ``<history>``.
+        context: problem type and situation.
+        descriptions: what is seen and heard in words, where a data set or another model gives it (SMES).
+
+    Raises:
+        ModelError: no such style.
+    """
+    context = context or Context()
+    typed: list[str] = []
+
+    def data(text: str) -> str:
+        typed.append(text)
+        return _MARK.format(len(typed) - 1)
+
+    turns = "".join("\n" + "".join(data(p.text) if p.typed else p.text for p in turn_pieces(t)) for t in recent)
+    if style == "ecot":
+        strategies = "; ".join(f"{name}: {STRATEGY_MEANINGS[name]}" for name in STRATEGIES)
+        system = _SYSTEM_ECOT
+        user = (
+            f"[CONTEXT]\nProblem: {data(context.problem) if context.problem else 'not given'}\n"
+            f"Situation: {data(context.situation) if context.situation else 'not given'}\n"
+            f"[CURRENT TURN]\nVideo: {VIDEO_TOKEN}\nAudio: {AUDIO_TOKEN}\n"
+            + (f"Description: {data(descriptions)}\n" if descriptions else "")
+            + f"Chat history: {HISTORY_TOKEN}{turns}\nClient: {data(utterance)}\n"
+            f"[TASK]\n{_STEPS_ECOT}\nEmotions: {', '.join(EMOTIONS)}.\nStrategies: {strategies}.\n"
+            f"[OUTPUT FORMAT]\n{CLIENT_LINE} ...\n{THERAPIST_LINE} ...\n{STRATEGY_LINE} ...\n{RESPONSE_LINE} ..."
+        )
+    elif style == "brief":
+        system = _SYSTEM_BRIEF
+        user = (
+            (f"Problem: {data(context.problem)}\n" if context.problem else "")
+            + (f"Situation: {data(context.situation)}\n" if context.situation else "")
+            + (f"Description: {data(descriptions)}\n" if descriptions else "")
+            + f"History: {HISTORY_TOKEN}{turns}\nVideo: {VIDEO_TOKEN} Audio: {AUDIO_TOKEN}\nClient: {data(utterance)}"
+        )
+    else:
+        raise ModelError(f"The prompt's style must be ecot or brief, but got {style!r}. Correct `prompt` in the configuration.")
+    chat = template([{"role": "system", "content": system}, {"role": "user", "content": user}])
+    return _split(chat, typed)
+
+
+def _split(chat: str, typed: Sequence[str]) -> list[Piece]:
+    parts = _MARKED.split(chat)  # text, index, text, index, ..., text
+    pieces = [Piece(text) if i % 2 == 0 else Piece(typed[int(text)], typed=True) for i, text in enumerate(parts)]
+    return [piece for piece in pieces if piece.text]
+
+
+def chat_template(tokenizer: Any) -> Callable[[list[dict[str, str]]], str]:
+    """The tokenizer's own chat format (ChatML where it has none) as a plain function of the messages."""
+    template = tokenizer.chat_template or CHATML
+
+    def apply(messages: list[dict[str, str]]) -> str:
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+
+    return apply
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedOutput:
+    """What could be read from freely generated text; None where a line was absent or named no label of its set."""
+
+    client_emotion: str | None
+    therapist_emotion: str | None
+    strategy: str | None
+    response: str | None
+
+    @property
+    def complete(self) -> bool:
+        return None not in (self.client_emotion, self.therapist_emotion, self.strategy, self.response)
+
+
+def parse_output(text: str) -> ParsedOutput:
+    """Read the four lines from any system's free text, leniently: case, markup, brackets and extra words are forgiven."""
+    found: dict[str, str] = {}
+    names = {"client_emotion": "client.{0,3} emotion", "therapist_emotion": "therapist.{0,3} emotion"}
+    names |= {"strategy": "therapist.{0,3} strategy|strategy", "response": "therapist.{0,3} response|response"}
+    for key, pattern in names.items():
+        tail = r"(.+)" if key == "response" else r"([^\n]+)"
+        match = re.search(rf"(?:{pattern})\W*?:\W*?{tail}", text, re.IGNORECASE | (re.DOTALL if key == "response" else 0))
+        if match:
+            found[key] = match.group(1).strip(" \t\n*_\"'`[]()")
+    return ParsedOutput(
+        client_emotion=_first_label(found.get("client_emotion", ""), EMOTIONS, emotion_of),
+        therapist_emotion=_first_label(found.get("therapist_emotion", ""), EMOTIONS, emotion_of),
+        strategy=_first_label(found.get("strategy", ""), STRATEGIES, strategy_of),
+        response=found.get("response") or None,
+    )
+
+
+def _first_label(text: str, labels: Iterable[str], normalise: Callable[[str], str | None]) -> str | None:
+    try:
+        if label := normalise(text.strip(" .")):
+            return label
+    except ValueError:
+        pass
+    places = [(match.start(), label) for label in labels if (match := re.search(rf"\b{re.escape(label)}\b", text.lower()))]
+    return min(places)[1] if places else None

@@ -1,0 +1,201 @@
+"""Checkpoints that the app and the commands know by name: adapter and trained modules beside shared frozen weights.
+
+A checkpoint folder holds what training changed and nothing that every checkpoint shares:
+
+    config.json               MultiMoodConfig
+    adapter_config.json,
+    adapter_model.safetensors LoRA of the language model (PEFT's own format), absent before SFT
+    modules.safetensors       projectors, compressor, mode embeddings, expression heads, tower statistics
+    calibration.json          a temperature for each of the three labels
+    lineage.json              parent, data hash, settings, seeds
+    README.md                 the model card
+
+Language model and towers come from the prepared embedded weights (``multimood_core.weights``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from multimood_core.config import MultiMoodConfig
+from multimood_core.errors import ModelError
+from multimood_core.model import MultiMoodForConditionalGeneration
+from multimood_core.processor import MultiMoodProcessor
+from multimood_core.records import CheckpointId
+from multimood_core.weights import weights_path
+
+CHECKPOINTS: Final = Path(__file__).resolve().parents[1] / "assets" / "checkpoints"
+DEFAULT: Final = "mini-sft"
+ADAPTER: Final = "default"
+_TOWERS: Final = ("model.vision_tower.", "model.audio_tower.")
+_STATISTICS: Final = ("feature_mean", "feature_std")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Temperatures by which the labels' log-likelihoods are divided (Guo et al. 2017), fitted on the validation split."""
+
+    client_emotion: float = 1.0
+    therapist_emotion: float = 1.0
+    strategy: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded checkpoint, ready to answer."""
+
+    id: CheckpointId
+    folder: Path
+    model: MultiMoodForConditionalGeneration
+    processor: MultiMoodProcessor
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+def cpu_dtype() -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32 (bfloat16 would be emulated, and slow)."""
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def available() -> list[str]:
+    """Names of the checkpoints that lie in ``assets/checkpoints``, sorted."""
+    return sorted(path.parent.name for path in CHECKPOINTS.glob("*/modules.safetensors"))
+
+
+def resolve(name_or_dir: str | Path) -> Path:
+    """The folder of a checkpoint given by name or path.
+
+    Raises:
+        ModelError: no such checkpoint; lists those that exist.
+    """
+    for folder in (CHECKPOINTS / str(name_or_dir), Path(name_or_dir)):
+        if (folder / "modules.safetensors").is_file():
+            return folder
+    raise ModelError(
+        f"Expected the name of a checkpoint ({', '.join(available()) or 'none is installed'}) or a folder with "
+        f"config.json and modules.safetensors, got {str(name_or_dir)!r}."
+    )
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files that decide the answers."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "adapter_config.json", "adapter_model.safetensors", "modules.safetensors", "calibration.json"):
+        if (folder / name).is_file():
+            digest.update(name.encode())
+            digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def build_embedded(
+    config: MultiMoodConfig, dtype: torch.dtype | None = None
+) -> tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]:
+    """A model with the embedded language model and towers in place; projectors, compressor and heads are fresh.
+
+    Args:
+        config: text, vision and audio parts are overwritten where the weights decide them.
+        dtype: of the language model; projectors, compressor and towers stay float32.
+    """
+    folder = weights_path("smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = MultiMoodProcessor(tokenizer, prompt=config.prompt, recent_turns=config.recent_turns)
+    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or cpu_dtype())
+    # Placeholders are overwritten by the splice and never generated: their rows are only there to have an id.
+    llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config.text_config = llm.config
+    config.tie_word_embeddings = bool(llm.config.tie_word_embeddings)
+    processor.register(config)
+    model = MultiMoodForConditionalGeneration(config)
+    model.model.language_model = llm.model
+    model.lm_head = llm.lm_head
+    model.model.vision_tower.network.load_state_dict(load_file(weights_path("face-tower")))
+    model.model.audio_tower.load_weights(weights_path("voice-tower"))
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model.eval(), processor
+
+
+def module_state(model: MultiMoodForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """What a checkpoint keeps beside the adapter, by name."""
+
+    def kept(name: str) -> bool:
+        if name.startswith(_TOWERS):
+            return name.endswith(_STATISTICS)
+        return not name.startswith(("model.language_model.", "lm_head."))
+
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if kept(name)}
+
+
+def save(
+    folder: Path,
+    model: MultiMoodForConditionalGeneration,
+    calibration: Calibration,
+    lineage: dict[str, Any],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write the files of a checkpoint into ``folder``, which exists; the model card is written by whoever measured it."""
+    model.config.save_pretrained(folder)
+    statistics = {k: v for k, v in module_state(model).items() if k.endswith(_STATISTICS)}
+    state = {k: v.to(dtype) for k, v in module_state(model).items()} | statistics
+    save_file(state, folder / "modules.safetensors")
+    if getattr(model, "_hf_peft_config_loaded", False):
+        adapter = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+        save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in adapter.items()}, folder / "adapter_model.safetensors")
+        peft: LoraConfig = model.peft_config[ADAPTER]
+        peft.save_pretrained(str(folder))
+    (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=1) + "\n")
+    (folder / "lineage.json").write_text(json.dumps(lineage, indent=1, default=str) + "\n")
+
+
+def load_modules(model: MultiMoodForConditionalGeneration, path: Path) -> None:
+    """Load ``modules.safetensors`` strictly.
+
+    Raises:
+        ModelError: keys or shapes differ from the model's; lists them.
+    """
+    saved, own = load_file(path), module_state(model)
+    missing, unexpected = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
+    shapes = [k for k in set(own) & set(saved) if own[k].shape != saved[k].shape]
+    if missing or unexpected or shapes:
+        raise ModelError(
+            f"{path} does not fit its config.json: missing {missing[:5]}, unexpected {unexpected[:5]}, "
+            f"other shapes {shapes[:5]} ({len(missing)}, {len(unexpected)} and {len(shapes)} in all)."
+        )
+    model.load_state_dict(saved, strict=False)
+
+
+def load(name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None) -> Checkpoint:
+    """Load a checkpoint by name or folder.
+
+    Raises:
+        ModelError: no such checkpoint, or files that do not fit together.
+    """
+    folder = resolve(name_or_dir)
+    config = MultiMoodConfig.from_pretrained(folder)
+    model, processor = build_embedded(config, dtype)
+    load_modules(model, folder / "modules.safetensors")
+    if (folder / "adapter_config.json").is_file():
+        model.add_adapter(PeftConfig.from_pretrained(str(folder)), adapter_name=ADAPTER)
+        _load_adapter(model, folder)
+    calibration = Calibration(**json.loads((folder / "calibration.json").read_text()))
+    identity = CheckpointId(folder.name, checkpoint_sha256(folder))
+    return Checkpoint(identity, folder, model.eval().requires_grad_(False), processor, calibration)
+
+
+def _load_adapter(model: MultiMoodForConditionalGeneration, folder: Path) -> None:
+    result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=ADAPTER)
+    absent = [key for key in result.missing_keys if ".lora_" in key]
+    if absent or result.unexpected_keys:
+        raise ModelError(
+            f"{folder / 'adapter_model.safetensors'} does not fit adapter_config.json: missing {absent[:5]}, "
+            f"unexpected {result.unexpected_keys[:5]}."
+        )

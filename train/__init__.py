@@ -1,0 +1,1 @@
+"""The pipeline that makes MultiMood's checkpoints: data, features, projectors, compressor, SFT, evaluation."""

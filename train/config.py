@@ -1,0 +1,98 @@
+"""Stage configurations: a frozen dataclass, a YAML file on top, ``--key=value`` on top of that."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from multimood_core.errors import DataError
+
+T = TypeVar("T")
+
+
+def load_config(cls: type[T], argv: Sequence[str] | None = None, description: str = "") -> tuple[T, argparse.Namespace]:
+    """Resolve a stage's configuration from the command line.
+
+    Args:
+        cls: a frozen dataclass whose fields carry ``metadata={"help": ...}``.
+        argv: ``--config FILE.yaml [--key=value ...] [--resume]``; the process's own when None.
+        description: shown by ``--help``.
+
+    Returns:
+        The configuration, and the arguments that every stage shares (``resume``, ``dry_run``).
+
+    Raises:
+        DataError: an unknown key or a value of the wrong type; says what is known.
+    """
+    keys = "\n".join(
+        f"  --{f.name}={_default(f)}  {f.metadata.get('help', '')}" for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+    )
+    parser = argparse.ArgumentParser(
+        description=description, epilog=f"keys:\n{keys}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, help="YAML file with keys of this stage")
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved step")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
+    args, rest = parser.parse_known_args(argv)
+    values: dict[str, Any] = {}
+    if args.config:
+        values |= yaml.safe_load(args.config.read_text()) or {}
+    for word in rest:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not equals:
+            raise DataError(f"Expected --key=value, got {word!r}.")
+        values[key] = yaml.safe_load(value)
+    return from_dict(cls, values), args
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """Build ``cls`` from plain values.
+
+    Raises:
+        DataError: an unknown key, an absent one, or a value of another type than the field's.
+    """
+    types = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise DataError(f"Unknown key {', '.join(unknown)}. Known are {', '.join(types)}.")
+    converted = {}
+    for key, value in values.items():
+        try:
+            converted[key] = _convert(types[key], value)
+        except (TypeError, ValueError) as cause:
+            raise DataError(f"{key}: expected {types[key]}, got {value!r}.") from cause
+    try:
+        return cls(**converted)
+    except TypeError as cause:
+        raise DataError(f"{cls.__name__}: {cause}") from cause
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(_convert(args[0], v) for v in value)
+    if origin is dict:
+        return {_convert(args[0], k): _convert(args[1], v) for k, v in value.items()}
+    if args and type(None) in args:
+        return None if value is None else _convert(next(a for a in args if a is not type(None)), value)
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError
+    return kind(value)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "" if field.default is dataclasses.MISSING else field.default
+
+
+def dump_config(config: Any, path: Path) -> None:
+    """Write the resolved configuration beside what it made."""
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
