@@ -1,0 +1,341 @@
+"""One loaded checkpoint that answers turns: capture record in, events out, in the order in which they are ready.
+
+The engine knows no session and no screen. Whoever keeps a session passes its history with each turn, and a
+``HistoryMemory`` so that earlier turns are not compressed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multimood_core.conv_compressor import CompressorState
+from multimood_core.decoding import LABELS, AnswerDecoder, Sampling
+from multimood_core.errors import MediaError
+from multimood_core.face_detector import FaceDetector, crop_faces
+from multimood_core.labels import MEDIA_EMOTIONS
+from multimood_core.model import AUDIO_MODES, VIDEO_MODES, MultiMoodForConditionalGeneration
+from multimood_core.processor import MultiMoodProcessor
+from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN
+from multimood_core.records import (
+    AudioMode,
+    Context,
+    Frames,
+    HistoryTurn,
+    LabelPrediction,
+    Modalities,
+    Seconds,
+    TextMode,
+    TokenCounts,
+    Turn,
+    TurnPrediction,
+    VideoMode,
+    Waveform,
+)
+from multimood_core.registry import DEFAULT, Checkpoint, load
+from multimood_core.speech import Transcriber, is_silent
+from multimood_core.weights import weights_path
+
+_KEPT_STATES: Final = 64  # states of the last turns that stay in memory; of older turns every 64th
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribed:
+    """The client's words are known."""
+
+    text: str
+    mode: TextMode
+
+
+@dataclass(frozen=True, slots=True)
+class Perceived:
+    """Which modalities reach the model, and what voice and face show by themselves."""
+
+    modalities: Modalities
+    expressions: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One of the three labels (``client_emotion``, ``therapist_emotion``, ``strategy``)."""
+
+    task: str
+    prediction: LabelPrediction
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPart:
+    """The next piece of the reply's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Everything of the turn."""
+
+    prediction: TurnPrediction
+
+
+Event = Transcribed | Perceived | Labelled | ReplyPart | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFeatures:
+    """A turn after the towers: video (T, P, D) and audio (S, D) features where the mode is ``used``."""
+
+    video: Tensor | None
+    video_mode: VideoMode
+    audio: Tensor | None
+    audio_mode: AudioMode
+
+
+@dataclass(slots=True)
+class HistoryMemory:
+    """The compressed turns of one session: memory row and, for a way back, compressor state after each.
+
+    ``rows(history)`` folds only what is new. When an earlier turn has changed (a corrected label) it goes back to the
+    last state before that turn and folds from there.
+    """
+
+    model: MultiMoodForConditionalGeneration
+    processor: MultiMoodProcessor
+    _units: list[list[int]] = field(default_factory=list)
+    _rows: list[Tensor] = field(default_factory=list)
+    _states: dict[int, CompressorState] = field(default_factory=dict)
+    folded: int = 0
+    """Tokens folded so far, over the memory's whole life: what the compression has cost."""
+
+    def rows(self, history: Sequence[HistoryTurn]) -> Tensor:
+        """``<MEM>`` states (len(history), D_llm) of ``history``."""
+        units = [self.processor.encode_history_turn(turn) for turn in history]
+        same = 0
+        while same < min(len(units), len(self._units)) and units[same] == self._units[same]:
+            same += 1
+        start = max((n for n in self._states if n <= same), default=0)
+        del self._units[start:], self._rows[start:]
+        self._states = {n: state for n, state in self._states.items() if n <= start}
+        state = self._states.get(start)
+        for unit in units[start:]:
+            with torch.inference_mode():
+                folded = self.model.model.compress(torch.tensor([unit]), state=state)
+            state = folded.state
+            self._units.append(unit)
+            self._rows.append(folded.memory[0])
+            self._states[len(self._units)] = state
+            self.folded += len(unit)
+        recent = len(self._units) - _KEPT_STATES
+        self._states = {n: s for n, s in self._states.items() if n > recent or n % _KEPT_STATES == 0}
+        width = self.model.config.llm_size
+        return torch.stack(self._rows) if self._rows else torch.zeros(0, width)
+
+
+class TurnRun:
+    """One turn being answered. ``events`` runs it once; ``reply`` writes another reply under the same or other labels."""
+
+    def __init__(
+        self, decoder: AnswerDecoder, perceived: Perceived, transcript: Transcribed, tokens: TokenCounts, seconds: Seconds,
+        started: float, checkpoint: Checkpoint,
+    ) -> None:
+        self.decoder, self.perceived, self.transcript = decoder, perceived, transcript
+        self._tokens, self._seconds, self._started, self._checkpoint = tokens, seconds, started, checkpoint
+
+    def events(self, sampling: Sampling | None = None) -> Iterator[Event]:
+        """Labels, reply and the whole prediction."""
+        found: dict[str, LabelPrediction] = {}
+        for task in LABELS:
+            found[task] = self.decoder.label(task)
+            yield Labelled(task, found[task])
+        labelled, first, reply = time.monotonic(), 0.0, ""
+        for part in self.decoder.reply(sampling):
+            first = first or time.monotonic() - self._started
+            reply += part
+            yield ReplyPart(part)
+        total = time.monotonic() - self._started
+        response_tokens = len(self.decoder.processor.encode_value(reply)) if reply else 0
+        yield Finished(
+            TurnPrediction(
+                client_emotion=found["client_emotion"],
+                therapist_emotion=found["therapist_emotion"],
+                strategy=found["strategy"],
+                response=reply,
+                transcript=self.transcript.text,
+                modalities=self.perceived.modalities,
+                tokens=replace(self._tokens, response=response_tokens),
+                seconds=replace(self._seconds, labels=labelled - self._started, first_token=first or total, total=total),
+                checkpoint=self._checkpoint.id,
+                expressions=self.perceived.expressions,
+            )
+        )
+
+    def reply(self, sampling: Sampling | None = None, chosen: Mapping[str, str] | None = None) -> Iterator[str]:
+        """Another reply. ``chosen`` sets labels by hand (task -> label); those after it are scored again.
+
+        Raises:
+            ModelError: an unknown task or label.
+        """
+        if chosen:
+            reached = False
+            for task in LABELS:
+                reached = reached or task in chosen
+                if reached:
+                    self.decoder.label(task, chosen.get(task))
+        yield from self.decoder.reply(sampling)
+
+
+class Engine:
+    """A checkpoint with everything that a turn needs: detector, towers, speech recogniser, decoder.
+
+    Args:
+        checkpoint: a name of the registry, a folder, or a loaded checkpoint.
+        language: the spoken language (ISO 639-1); None lets the recogniser find out.
+    """
+
+    def __init__(self, checkpoint: str | Path | Checkpoint = DEFAULT, language: str | None = None) -> None:
+        self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+        self.model, self.processor = self.checkpoint.model, self.checkpoint.processor
+        self.detector = FaceDetector(weights_path("face-detector"))
+        self.transcriber = Transcriber(language=language)
+
+    def memory(self) -> HistoryMemory:
+        """A new session's compressed history."""
+        return HistoryMemory(self.model, self.processor)
+
+    # -- perception ------------------------------------------------------------------------------------------------
+
+    def encode(self, turn: Turn) -> TurnFeatures:
+        """Run the towers on what there is of a turn."""
+        video, video_mode = self._encode_video(turn.frames)
+        audio, audio_mode = self._encode_audio(turn.waveform)
+        return TurnFeatures(video, video_mode, audio, audio_mode)
+
+    def _encode_video(self, frames: Frames | None) -> tuple[Tensor | None, VideoMode]:
+        if frames is None or len(frames) == 0:
+            return None, "missing"
+        crops = crop_faces(frames, self.detector).crops
+        if len(crops) == 0:
+            return None, "no_face"
+        if len(crops) == 1:  # the connector convolves over pairs of frames
+            crops = np.repeat(crops, 2, axis=0)
+        pixels = torch.from_numpy(crops).float()[None, :, None] / 127.5 - 1
+        with torch.inference_mode():
+            return self.model.model.vision_tower(pixels)[0], "used"
+
+    def _encode_audio(self, waveform: Waveform | None) -> tuple[Tensor | None, AudioMode]:
+        if waveform is None or len(waveform.samples) == 0:
+            return None, "missing"
+        if is_silent(waveform):
+            return None, "silent"
+        samples = torch.from_numpy(np.ascontiguousarray(waveform.samples))[None]
+        with torch.inference_mode():
+            features, mask = self.model.model.encode_audio(samples, torch.tensor([samples.shape[1]]))
+        return features[0][mask[0]], "used"
+
+    def expressions(self, features: TurnFeatures) -> dict[str, dict[str, float]]:
+        """Probabilities that voice and face show by themselves, over ``MEDIA_EMOTIONS``."""
+        base, found = self.model.model, {}
+        with torch.inference_mode():
+            if features.audio is not None:
+                tokens = base.audio_projector(features.audio)
+                found["voice"] = base.expression("voice", tokens)
+            if features.video is not None:
+                tokens = base.project_video(features.video[None], torch.tensor([len(features.video)]))[0]
+                found["face"] = base.expression("face", tokens)
+        return {name: dict(zip(MEDIA_EMOTIONS, p.tolist(), strict=True)) for name, p in found.items()}
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        turn: Turn,
+        history: Sequence[HistoryTurn] = (),
+        context: Context | None = None,
+        memory: HistoryMemory | None = None,
+        media_seconds: float = 0.0,
+    ) -> TurnRun:
+        """Hear, look, read the prompt; the labels and the reply come from the run that this returns.
+
+        Args:
+            turn: the client's turn; words in ``text`` are taken as given, else the sound is transcribed.
+            history: the turns before.
+            context: problem and situation.
+            memory: the session's compressed history; a new one when None.
+            media_seconds: what reading the clip took, to be reported.
+
+        Raises:
+            MediaError: there is nothing in the turn: no words, no speech, no picture.
+        """
+        started = time.monotonic()
+        transcript = self.hear(turn)
+        heard = time.monotonic()
+        features = self.encode(turn)
+        modalities = Modalities(features.video_mode, features.audio_mode, transcript.mode)
+        if (features.video, features.audio) == (None, None) and transcript.mode == "missing":
+            raise MediaError(
+                "Expected words, speech or a face in the turn, but there is nothing to go by "
+                f"(video: {features.video_mode}, audio: {features.audio_mode}). Speak, look at the camera, or type."
+            )
+        perceived = Perceived(modalities, self.expressions(features))
+        encoded = time.monotonic()
+        memory = memory or self.memory()
+        ids, media = self.prompt(transcript.text, features, history, context, memory)
+        decoder = AnswerDecoder(self.model, self.processor, self.checkpoint.calibration, ids, media)
+        tokens = TokenCounts(self.processor.history_text_tokens(history), len(history), ids.shape[1], 0)
+        seconds = Seconds(media_seconds, heard - started, encoded - heard, 0.0, 0.0, 0.0)
+        return TurnRun(decoder, perceived, transcript, tokens, seconds, started, self.checkpoint)
+
+    def predict(
+        self,
+        turn: Turn,
+        history: Sequence[HistoryTurn] = (),
+        context: Context | None = None,
+        memory: HistoryMemory | None = None,
+        sampling: Sampling | None = None,
+        media_seconds: float = 0.0,
+    ) -> Iterator[Event]:
+        """``begin`` and all its events, as each is ready."""
+        run = self.begin(turn, history, context, memory, media_seconds)
+        yield run.transcript
+        yield run.perceived
+        yield from run.events(sampling)
+
+    def hear(self, turn: Turn) -> Transcribed:
+        """The turn's words: those given, or those spoken."""
+        if turn.text is not None and turn.text.strip():
+            return Transcribed(turn.text.strip(), "given")
+        if turn.waveform is None or len(turn.waveform.samples) == 0 or is_silent(turn.waveform):
+            return Transcribed("", "missing")
+        text = self.transcriber.transcribe(turn.waveform).text.strip()
+        return Transcribed(text, "transcribed" if text else "missing")
+
+    def prompt(
+        self,
+        text: str,
+        features: TurnFeatures,
+        history: Sequence[HistoryTurn],
+        context: Context | None,
+        memory: HistoryMemory,
+        recent_turns: int | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Prompt ids (1, L) with expanded placeholders and the model's media arguments."""
+        counts = {VIDEO_TOKEN: 1, AUDIO_TOKEN: 1, HISTORY_TOKEN: max(1, len(history))}
+        media: dict[str, Tensor] = {
+            "video_modes": torch.tensor([VIDEO_MODES.index(features.video_mode)]),
+            "audio_modes": torch.tensor([AUDIO_MODES.index(features.audio_mode)]),
+            "history_memory": memory.rows(history)[None],
+        }
+        if features.video is not None:
+            counts[VIDEO_TOKEN] = self.model.config.video_tokens(len(features.video))
+            media["video_features"] = features.video[None]
+        if features.audio is not None:
+            counts[AUDIO_TOKEN] = len(features.audio)
+            media["audio_features"] = features.audio[None]
+        ids = self.processor.encode_prompt(text, history, context, recent_turns=recent_turns)
+        return torch.tensor([self.processor.expand(ids, counts)]), media
