@@ -231,7 +231,8 @@ class LiveResampler:
     def __init__(self, rate: int, channels: int = 1) -> None:
         if not 1000 <= rate <= 768_000 or not 1 <= channels <= 64:
             raise MediaError(
-                f"expected 1,000 to 768,000 Hz and 1 to 64 channels, got {rate} Hz and {channels}; choose another device"
+                f"expected 1,000 to 768,000 Hz and 1 to 64 channels, got {rate} Hz and {channels}; "
+                "choose another device"
             )
         self._rate, self._channels = rate, channels
         self._sound = _SoundCollector()
@@ -345,8 +346,8 @@ def _open(path: Path) -> Iterator[InputContainer]:
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise MediaError(
-            f"{path.name} ({path.stat().st_size:,} bytes) cannot be read as a clip, picture or sound (FFmpeg: {words}); "
-            "check that it plays, or record or export it again"
+            f"{path.name} ({path.stat().st_size:,} bytes) cannot be read as a clip, picture or sound "
+            f"(FFmpeg: {words}); check that it plays, or record or export it again"
         ) from error
 
 
