@@ -230,6 +230,17 @@ def test_a_model_on_the_meta_device_is_filled(hub, base):
     ours.model.vision_tower(torch.zeros(1, 1, 3, 28, 28))  # its position ids are no weight and still there
 
 
+def test_what_is_loaded_does_not_hang_on_the_file(hub, tmp_path):
+    folder = save_hub(hub, tmp_path / "hub", **{k: None for k in hub.state_dict() if "mm_projector_a" in k})
+    with init_empty_weights():
+        ours = Ours()
+    load_checkpoint(ours, folder)
+    for path in folder.iterdir():
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+    assert_holds(ours, hub)
+
+
 def test_modules_of_ours_initialise_themselves(base):
     with init_empty_weights():
         ours = Ours()
@@ -323,8 +334,9 @@ def test_a_run_is_merged_as_peft_merges_it(base, tmp_path, settings_):
     report = load_checkpoint(ours, run, base=base)
     assert_holds(ours, PeftModel.from_pretrained(hub_model(), run).merge_and_unload())
     assert any("q_proj" in name for name in report.merged)
-    adapted = {k for k in load_file(run / "adapter_model.safetensors") if ".predictor." not in k}
+    adapted = [k for k in load_file(run / "adapter_model.safetensors") if ".predictor." not in k]
     assert len(report.merged) * 2 == len(adapted) > 10
+    assert ("model.vision_projector.sampler.0.weight" in report.merged) == ("target_modules" in settings_)
 
 
 def test_what_a_run_trained_whole_replaces_the_base(hub, base, tmp_path):
@@ -334,6 +346,26 @@ def test_what_a_run_trained_whole_replaces_the_base(hub, base, tmp_path):
     load_checkpoint(ours, run, base=base)
     assert_holds(ours, tuned, skip=("model.embed", "model.layers", "model.norm", "lm_head", "model.v", "model.audio_t"))
     assert_holds(ours, hub, skip=("model.layers", "model.mm_projector"))
+
+
+def test_a_run_may_bring_what_its_base_has_in_another_shape(hub, tmp_path):
+    other = save_hub(hub, tmp_path / "base", **{"lm_head.weight": torch.zeros(39, 16)})
+    run = save_run(adapt(hub_model()), tmp_path / "run", hub, trained=["lm_head"])
+    ours = Ours()
+    report = load_checkpoint(ours, run, base=other)
+    assert torch.equal(ours.lm_head.weight, hub.lm_head.weight)
+    assert "lm_head.weight" in report.loaded
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_weight_of_another_shape_is_reported_once_though_adapted(hub, tmp_path, empty):
+    key = "model.layers.0.self_attn.q_proj.weight"
+    other = save_hub(hub, tmp_path / "base", **{key: torch.zeros(15, 16)})
+    run = save_run(adapt(hub_model()), tmp_path / "run", hub)
+    with init_empty_weights() if empty else nullcontext():
+        ours = Ours()
+    with pytest.raises(ModelError, match=r"1 mismatched: .*q_proj.weight \(expected \(16, 16\) float, got \(15, 16\)"):
+        load_checkpoint(ours, run, base=other)
 
 
 def test_a_runs_audio_projector_may_be_of_another_kind(base, tmp_path):
@@ -355,6 +387,18 @@ def test_whole_modules_in_the_adapter_replace_the_base(hub, base, tmp_path):
     ours = Ours()
     load_checkpoint(ours, run, base=base)
     assert ours.lm_head.weight.unique().tolist() == [5.0]
+
+
+def test_an_update_is_added_before_rounding(hub, base, tmp_path):
+    run = save_run(adapt(hub_model()), tmp_path / "run", hub, trained=["nothing"])
+    ours = Ours().to(torch.bfloat16)
+    load_checkpoint(ours, run, base=base)
+    factors = load_file(run / "adapter_model.safetensors")
+    for name in ("layers.0.self_attn.q_proj", "layers.1.mlp.down_proj"):
+        a, b = (factors[f"base_model.model.model.{name}.lora_{f}.weight"] for f in "AB")
+        weight = hub.get_submodule(f"model.{name}").weight.to(torch.bfloat16).float()
+        expected = (weight + 12 / 3 * (b @ a)).to(torch.bfloat16)  # lora_alpha / r
+        assert torch.equal(ours.model.language_model.get_submodule(name).weight, expected)
 
 
 def test_a_run_needs_its_base(tmp_path, hub):
