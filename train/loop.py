@@ -156,7 +156,7 @@ class Loop:
                 self.step += 1
                 numbers = {k: float(v) for k, v in metrics.items()}
                 self._log(numbers | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": time.monotonic() - started})
-                bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()})
+                bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)
                 bar.update()
                 if validate and (self.step % self.steps_per_epoch == 0 or self.step == self.total_steps):
                     self._log({f"val/{k}": v for k, v in validate().items()})
