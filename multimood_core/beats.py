@@ -3,8 +3,8 @@
 The encoder takes the raw filterbank, normalises it, cuts it into 16 x 16 patches and runs a post-norm transformer with
 DeepNorm and gated relative position bias. Only the shape of the released iter3+ AS2M checkpoint is built, at any size.
 Module names are those of the hub checkpoints, whose state dicts load strictly. Two kinds of key that those hold have no
-place of their own: ``predictor.*``, AudioSet tags that the tower does not give, and the position bias of the layers after
-the first, a copy of the first's that all share.
+place of their own: ``predictor.*``, AudioSet tags that the tower does not give, and the position bias of the layers
+after the first, a copy of the first's that all share.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Two layouts are read, told apart by their files:
 
 - VideoLLaMA2.1-7B-AV: safetensors shards with an index, beside them ``audio_tower.bin`` and ``mm_projector_a.bin``.
-- MultiMood's LoRA runs: ``adapter_model.safetensors`` with ``adapter_config.json`` and ``non_lora_trainables.bin``, over
-  a base of the first layout. The compressor is a folder with ``mamba/``, ``memory_projection.pt`` and ``config.json``.
+- MultiMood's LoRA runs: ``adapter_model.safetensors`` with ``adapter_config.json`` and ``non_lora_trainables.bin``,
+  over a base of the first layout. The compressor is a folder with ``mamba/``, ``memory_projection.pt`` and
+  ``config.json``.
 
 Tensors go into the model one at a time, so memory holds the model and one shard's pages. Published code loads with
 ``strict=False``, which hides errors; here every key has to find its place.
@@ -171,7 +172,7 @@ class _Filling:
         stray = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in self.state]
         if stray:
             raise ModelError(
-                f"The model's buffers {', '.join(stray[:_SHOWN])} are on the meta device, and no checkpoint holds them. "
+                f"The model's buffers {', '.join(stray[:_SHOWN])} are on the meta device, and no checkpoint has them. "
                 "Build the model under accelerate.init_empty_weights(), which keeps buffers."
             )
 
@@ -348,8 +349,8 @@ def load_checkpoint(
     """Fill ``model`` with a checkpoint in one of the two layouts, strictly.
 
     Parameters may be on the meta device (``accelerate.init_empty_weights()``, tied afterwards); they then come to
-    ``device`` in the model's precision. Where shards and a ``.bin`` beside them both have a tensor, the shards' counts. After an error the
-    model is partly filled and of no use.
+    ``device`` in the model's precision. Where shards and a ``.bin`` beside them both have a tensor, the shards' counts.
+    After an error the model is partly filled and of no use.
 
     Args:
         model: with the modules that :data:`KEY_MAP` names.

@@ -111,7 +111,7 @@ class AnswerDecoder:
             return scores
         cache: Any = copy.deepcopy(self.cache)
         cache.batch_repeat_interleave(len(values))
-        ids, mask = self.processor.pad([value[:-1] or value for value in values])
+        ids, _ = self.processor.pad([value[:-1] or value for value in values])
         with torch.inference_mode():
             logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
         for i, value in enumerate(values):
@@ -152,7 +152,9 @@ class AnswerDecoder:
 
     def _back_to(self, mark: str) -> None:
         length, self._logits = self._marks[mark]
-        self.cache.crop(length)
+        surplus = self.cache.get_seq_length() - length
+        if surplus:
+            self.cache.crop(-surplus)
         order = [*LABELS, "reply"]
         for later in order[order.index(mark) :]:
             self._marks.pop(later, None)
@@ -169,7 +171,8 @@ def _draw(logits: Tensor, produced: list[int], barred: Tensor, sampling: Samplin
     logits[barred] = -torch.inf
     if produced and sampling.repetition_penalty != 1:
         seen = torch.tensor(sorted(set(produced)))
-        logits[seen] = torch.where(logits[seen] > 0, logits[seen] / sampling.repetition_penalty, logits[seen] * sampling.repetition_penalty)
+        penalty = sampling.repetition_penalty  # Keskar et al. 2019: a token that stands already loses likelihood
+        logits[seen] = torch.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
     if sampling.temperature == 0:
         return int(logits.argmax())
     probabilities, order = (logits / sampling.temperature).softmax(-1).sort(descending=True)

@@ -47,7 +47,9 @@ def classification_scores(truth: Sequence[str], predicted: Sequence[str | None])
         macro_f1=float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0)),
         uar=float(np.mean(recalls)),
         recall=dict(zip(classes, map(float, recalls), strict=True)),
-        confusion={t: dict(zip(names, map(int, row), strict=True)) for t, row in zip(names, table, strict=True) if t in classes},
+        confusion={
+            t: dict(zip(names, map(int, row), strict=True)) for t, row in zip(names, table, strict=True) if t in classes
+        },
     )
 
 

@@ -318,15 +318,39 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        video_features: Tensor | None = None,
+        video_frames: Tensor | None = None,
+        video_modes: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_mask: Tensor | None = None,
+        audio_modes: Tensor | None = None,
+        history_ids: Tensor | None = None,
+        history_mask: Tensor | None = None,
+        history_memory: Tensor | None = None,
+        history_memory_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Next-token logits (B, L or ``logits_to_keep``, vocabulary) and, with ``labels`` (B, L; -100 ignored), the loss."""
+        """Next-token logits (B, L or ``logits_to_keep``, vocabulary) and, with ``labels`` (B, L; -100 ignored), the loss.
+
+        The media arguments are those of ``MultiMoodModel.embed``; they are spelt out because trainers and ``generate``
+        read this signature to know what the model takes.
+        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            video_features=video_features,
+            video_frames=video_frames,
+            video_modes=video_modes,
+            audio_features=audio_features,
+            audio_mask=audio_mask,
+            audio_modes=audio_modes,
+            history_ids=history_ids,
+            history_mask=history_mask,
+            history_memory=history_memory,
+            history_memory_mask=history_memory_mask,
             **kwargs,
         )
         hidden = outputs.last_hidden_state

@@ -127,7 +127,9 @@ class MultiMoodProcessor(ProcessorMixin):
         for token in (VIDEO_TOKEN, AUDIO_TOKEN, HISTORY_TOKEN):
             count = ids.count(self.tokenizer.convert_tokens_to_ids(token))
             if count != 1:
-                raise ModelError(f"Expected {token} once in the prompt, but it stands there {count} times. Check the chat template.")
+                raise ModelError(
+                    f"Expected {token} once in the prompt, but it stands there {count} times. Check the chat template."
+                )
         return ids
 
     def _shorten(self, text: str, limit: int) -> str:

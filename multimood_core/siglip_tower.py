@@ -27,7 +27,7 @@ class SiglipTower(nn.Module):
         super().__init__()
         if config.num_hidden_layers < 2:
             raise ModelError(
-                f"The SigLIP tower reads its last layer but one and needs 2 layers, but got {config.num_hidden_layers}. "
+                f"The SigLIP tower reads the last layer but one and needs 2, but got {config.num_hidden_layers}. "
                 "Correct the vision tower's configuration."
             )
         self.vision_tower = nn.ModuleDict({"vision_model": SiglipVisionModel(config)})

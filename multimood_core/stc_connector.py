@@ -1,4 +1,4 @@
-"""The spatial-temporal convolution connector between vision tower and language model (VideoLLaMA2, ``stc_connector_v35``).
+"""The spatial-temporal convolution connector from vision tower to language model (VideoLLaMA2, ``stc_connector_v35``).
 
 Every frame's patches pass a RegStage, a strided 3-D convolution halves time and both sides of the grid, a second
 RegStage and an MLP bring the result to the language model's width. Module names are those of the hub checkpoints, so a

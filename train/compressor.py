@@ -87,7 +87,9 @@ def units_of(dialogues: Sequence[Dialogue]) -> list[list[HistoryTurn]]:
 class CompressorTask:
     """Samples of one stage and their loss."""
 
-    def __init__(self, config: CompressorConfig, processor: MultiMoodProcessor, model: Reconstruction, dialogues: Sequence[Dialogue]) -> None:
+    def __init__(
+        self, config: CompressorConfig, processor: MultiMoodProcessor, model: Reconstruction, dialogues: Sequence[Dialogue]
+    ) -> None:
         self.config, self.processor, self.model = config, processor, model
         units = units_of(dialogues)
         if config.stage == "utterances":

@@ -81,7 +81,7 @@ def read_mesc(root: Path | None = None) -> dict[str, list[Dialogue]]:
         splits[place["split"]].append(Dialogue(dialogue_id, place["split"], _merge(utterances), context))
     found = {split: sum(1 for _ in items_of(dialogues)) for split, dialogues in splits.items()}
     if found != MESC_ITEMS:
-        raise DataError(f"Expected {MESC_ITEMS} items in MESC, but reconstructed {found}. The files differ from the released ones.")
+        raise DataError(f"Expected {MESC_ITEMS} items in MESC, got {found}: the files differ from the released ones.")
     return splits
 
 

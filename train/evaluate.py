@@ -84,7 +84,7 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
             engine, dialogues, args.protocol, args.rate, args.recent_turns, not args.no_context, args.seed,
             done=lambda result: bar.update(1) and None,
         )
-    report = {
+    return {
         "data": "mesc",
         "split": args.split,
         "protocol": args.protocol,
@@ -97,7 +97,6 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
         "seconds_per_item": sum(r.seconds for r in results) / len(results),
         "items": [_plain(result) for result in results],
     }
-    return report
 
 
 def _plain(result: ItemResult) -> dict[str, Any]:

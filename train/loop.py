@@ -61,7 +61,9 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
                     os.fsync(file.fileno())
     except OSError as cause:
         shutil.rmtree(staging, ignore_errors=True)
-        raise ModelError(f"Could not write {folder}: {cause}. The last complete one is untouched; make room and --resume.") from cause
+        raise ModelError(
+            f"Could not write {folder}: {cause}. The last complete one is untouched; make room and --resume."
+        ) from cause
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -144,7 +146,9 @@ class Loop:
                     metrics = self.loss(batch, rng)
                     value = metrics["loss"]
                     if not torch.isfinite(value):
-                        raise ModelError(f"The loss is {value.item()} at step {self.step}: lower lr, or resume from {self.out / 'state'}.")
+                        raise ModelError(
+                            f"The loss is {value.item()} at step {self.step}. Lower lr, and --resume from the last good state."
+                        )
                     accelerator.backward(value)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(

@@ -53,7 +53,6 @@ from train.features import Towers
 from train.loop import Loop, LoopConfig, write_whole
 from train.projectors import ProjectorConfig, Sample, collect
 
-
 USUAL_REPLY: Final = 24  # tokens; MESC's therapist turns have 17 on average and some hundred
 
 
@@ -70,7 +69,7 @@ class SftConfig(LoopConfig):
     client_weight: float = field(default=1.0, metadata={"help": "of the client's emotion in the loss"})
     therapist_weight: float = field(default=0.1, metadata={"help": "of the therapist's emotion"})
     strategy_weight: float = field(default=1.0, metadata={"help": "of the strategy"})
-    response_weight: float = field(default=0.15, metadata={"help": "of the reply, per token on average"})
+    response_weight: float = field(default=0.05, metadata={"help": "of the reply, per token on average"})
     class_balance: float = field(default=0.0, metadata={"help": "0: as they come; 1: every emotion weighs the same"})
     gold_history: float = field(default=0.5, metadata={"help": "part of the samples with gold labels in the history"})
     no_labels: float = field(default=0.2, metadata={"help": "part without labels; the rest has predicted ones"})
@@ -325,7 +324,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     loop = Loop(config, model, task.lengths, task.loss, config.out)
     if args.dry_run:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        print(json.dumps({"samples": len(task.lengths), "tokens": sum(task.lengths), "steps": loop.total_steps, "trained": trained}))
+        sizes = {"samples": len(task.lengths), "tokens": sum(task.lengths), "steps": loop.total_steps, "trained": trained}
+        print(json.dumps(sizes))
         return
     model.train()
     loop.run(args.resume)

@@ -5,6 +5,7 @@ The hub's side is built from Qwen2ForCausalLM with the parts under their publish
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -26,9 +27,11 @@ from transformers import MambaConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Model,
 from multimood_core.audio_projector import build_audio_projector
 from multimood_core.beats import BeatsConfig, BeatsTower
 from multimood_core.checkpoint import KEY_MAP, hub_audio_projector_kind, hub_key, load_checkpoint, our_name
+from multimood_core.config import AudioConfig, MultiMoodConfig, VisionConfig
 from multimood_core.conv_compressor import ConvCompressor
 from multimood_core.errors import ModelError
 from multimood_core.lora import LoraConfig, read_lora_config
+from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.siglip_tower import SiglipTower
 from multimood_core.stc_connector import STCConnector
 from multimood_core.weight_files import open_weights
@@ -568,6 +571,58 @@ def test_two_compressors_are_one_too_many(hub, tmp_path):
     save_compressor(folder / "b")
     with pytest.raises(ModelError, match="several compressors"):
         load_checkpoint(Ours(compressor=True), folder)
+
+
+# --- The whole model -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_whole_model_is_filled_and_computes_as_its_parts(base, hub, tmp_path, empty):
+    compressor = save_compressor(tmp_path / "c")
+    config = MultiMoodConfig(
+        text_config=QWEN,
+        vision_config=VisionConfig(tower="siglip", hidden_size=8, grid=2, settings=SIGLIP.to_dict()),
+        audio_config=AudioConfig(tower="beats", hidden_size=8, settings=dataclasses.asdict(BEATS)),
+        compressor_config=MAMBA,
+        stc_depth=2,
+        audio_projector=hub_audio_projector_kind(base),
+        expression_heads=True,
+        video_token_id=36,
+        audio_token_id=37,
+        history_token_id=38,
+        memory_token_id=MEM,
+    )
+    with init_empty_weights() if empty else nullcontext():
+        model = MultiMoodForConditionalGeneration(config)
+    report = load_checkpoint(model, base, compressor=tmp_path / "c")
+    assert_holds(model, hub)
+    assert {name.split(".")[1] for name in report.initialised} == {
+        "video_mode",
+        "audio_mode",
+        "history_mode",
+        "expression_heads",
+    }
+    assert torch.equal(model.model.compressor.memory_projection.weight, compressor.memory_projection.weight)
+    video, audio, history = 36, 37, 38
+    ids = torch.tensor([[3, video, video, 4, *[audio] * 8, 5, history, 6]])
+    torch.manual_seed(0)
+    pixels, fbank = torch.randn(1, 4, 3, 28, 28), 15 + 5 * torch.randn(1, 16, 128)
+    with torch.no_grad():
+        seen, heard = model.model.vision_tower(pixels), model.model.audio_tower(fbank)
+        logits = model.eval()(input_ids=ids, video_features=seen, audio_features=heard).logits
+        parts = hub.model
+        words = parts.embed_tokens(ids)[0]
+        spliced = [
+            words[:1],
+            parts.mm_projector(parts.vision_tower(pixels))[0],
+            words[3:4],
+            parts.mm_projector_a(parts.audio_tower(fbank))[0],
+            words[12:13],
+            model.model.history_mode.weight,  # no history yet
+            words[14:],
+        ]
+        expected = hub(inputs_embeds=torch.cat(spliced)[None]).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 # --- Names -----------------------------------------------------------------------------------------------------------

@@ -87,5 +87,5 @@ def test_says_which_frames_it_expects(shape):
 
 
 def test_one_layer_is_too_few():
-    with pytest.raises(ModelError, match="needs 2 layers, but got 1"):
+    with pytest.raises(ModelError, match="needs 2, but got 1"):
         SiglipTower(tiny(num_hidden_layers=1))

@@ -1,0 +1,63 @@
+"""A whole model with random weights of a few thousand parameters, for tests of its wiring."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, MambaConfig, PreTrainedTokenizerFast
+
+from multimood_core.config import AudioConfig, MultiMoodConfig, VisionConfig
+from multimood_core.labels import EMOTIONS, STRATEGIES
+from multimood_core.model import MultiMoodForConditionalGeneration
+from multimood_core.processor import MultiMoodProcessor
+
+_CORPUS = [*EMOTIONS, *STRATEGIES, "Client's emotion: Therapist's strategy: response", "I feel so alone and nobody listens"]
+VOICE_SETTINGS = {"mel_bins": 8, "width": 12, "heads": 2, "ffn": 16, "read_layers": (1,), "window_seconds": 1.0}
+
+
+@cache
+def tokenizer_file() -> str:
+    """A byte-level BPE of 400 tokens with ChatML's markers, as JSON."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return tokenizer.to_str()
+
+
+def tiny_processor(prompt: str = "brief", recent_turns: int = 2) -> MultiMoodProcessor:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer_file()), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    return MultiMoodProcessor(tokenizer, prompt=prompt, recent_turns=recent_turns)
+
+
+def tiny_config(processor: MultiMoodProcessor, shared: bool = True) -> MultiMoodConfig:
+    config = MultiMoodConfig(
+        text_config=LlamaConfig(
+            vocab_size=len(processor.tokenizer), hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.3,
+        ),
+        vision_config=VisionConfig(tower="face", hidden_size=135, grid=4),
+        audio_config=AudioConfig(tower="voice", hidden_size=24, settings=VOICE_SETTINGS),
+        compressor_config=MambaConfig(
+            vocab_size=1 if shared else len(processor.tokenizer), hidden_size=8, num_hidden_layers=2, state_size=4,
+            initializer_range=0.5,
+        ),
+        compressor_shares_embeddings=shared,
+        stc_depth=1,
+        expression_heads=True,
+    )
+    processor.register(config)
+    return config
+
+
+def tiny_model(seed: int = 0, shared: bool = True) -> tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]:
+    processor = tiny_processor()
+    torch.manual_seed(seed)
+    return MultiMoodForConditionalGeneration(tiny_config(processor, shared)).eval(), processor
