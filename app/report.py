@@ -1,0 +1,96 @@
+"""A session as files: JSON for machines, a printable page for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from app.session import Exchange, Session
+from app.timeline import svg
+from app.view import COLOURS, DECISIONS, agreement, decimal, stage_seconds, used_modalities
+
+FORMAT: Final = "multimood-session/1"
+LIMITS: Final = (
+    "The labels and replies in this report were predicted by a statistical model and may be wrong, more often for people, "
+    "languages, voices and faces unlike those it was trained on. An expression is not a feeling, and no label here is an "
+    "assessment of a person. MultiMood is a research tool for professionals in simulation and training; it is no medical "
+    "device, gives no advice in a crisis, and nothing in it replaces the judgement of the professional who used it. "
+    "Replies marked as said were chosen by that person; others were only suggested."
+)
+_TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
+
+
+def record(session: Session) -> dict[str, Any]:
+    """Everything of a session but its sound and pictures, which are not kept, as plain values."""
+    with session.changed:
+        return {
+            "format": FORMAT,
+            "started": session.started.isoformat(timespec="seconds"),
+            "notice_acknowledged": session.acknowledged.isoformat(timespec="seconds") if session.acknowledged else None,
+            "checkpoint": asdict(session.checkpoint),
+            "context": asdict(session.context),
+            "turns": [_turn(exchange) for exchange in session.exchanges],
+            "notes": [
+                {"after_turn": n.after, "written": n.written.isoformat(timespec="seconds"), "text": n.text}
+                for n in session.notes
+            ],
+            "history": [asdict(turn) for turn in session.history()],
+            "limits": LIMITS,
+        }
+
+
+def _turn(exchange: Exchange) -> dict[str, Any]:
+    prediction = exchange.prediction
+    return {
+        "number": exchange.number,
+        "source": exchange.source,
+        "started": exchange.started.isoformat(timespec="seconds"),
+        "capture": asdict(exchange.capture) if exchange.capture else None,
+        "client": {"words": exchange.words, "words_corrected": exchange.words_corrected},
+        "modalities": asdict(exchange.modalities) if exchange.modalities else None,
+        "expressions": {name: dict(values) for name, values in exchange.expressions.items()},
+        "labels": {
+            task: {
+                "predicted": label.label,
+                "probabilities": dict(label.probabilities),
+                "set_by_clinician": exchange.corrections.get(task),
+            }
+            for task, label in exchange.labels.items()
+        },
+        "reply": {
+            "suggested": exchange.suggestion,
+            "earlier_suggestions": exchange.earlier_suggestions,
+            "decision": exchange.decision,
+            "said": exchange.said or None,
+        },
+        "tokens": asdict(prediction.tokens) if prediction else None,
+        "seconds": asdict(prediction.seconds) if prediction else None,
+    }
+
+
+def as_json(session: Session) -> str:
+    """``record`` as JSON text."""
+    return json.dumps(record(session), ensure_ascii=False, indent=2) + "\n"
+
+
+def as_html(session: Session) -> str:
+    """The session as one HTML file that prints on A4 and asks no other address for anything."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    with session.changed:
+        return environment.get_template("report.html").render(
+            session=session,
+            timeline=svg(session.exchanges, session.notes, least_turns=8),
+            limits=LIMITS,
+            colours=COLOURS,
+            decisions=DECISIONS,
+            decimal=decimal,
+            agreement=agreement,
+            used_modalities=used_modalities,
+            stage_seconds=stage_seconds,
+        )

@@ -1,0 +1,511 @@
+"""The turn loop of one session: listen, wait, answer, decide. Knows no screen; whoever shows it watches ``version``.
+
+The clinician stays the author. A suggestion becomes part of the dialogue only when it was accepted or edited, and the
+labels that a person set go into the history as confirmed, the model's own as guesses.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from app.turn_buffer import CaptureCounts, TurnBuffer
+from app.worker import Job, Worker
+from multimood_core.decoding import LABELS, Sampling
+from multimood_core.engine import Event, Finished, Labelled, Perceived, ReplyPart, Transcribed
+from multimood_core.errors import DataError
+from multimood_core.media import read_turn
+from multimood_core.records import (
+    CheckpointId,
+    Context,
+    HistoryTurn,
+    LabelPrediction,
+    Modalities,
+    Turn,
+    TurnPrediction,
+)
+
+MAX_TEXT: Final = 4000  # characters of a typed turn, an edited reply or a note: pages, not books
+AGAIN: Final = Sampling(temperature=0.8)  # another reply must be able to differ from the likeliest one
+
+Source = Literal["live", "clip", "typed", "demo"]
+Decision = Literal["open", "accepted", "edited", "rejected", "unused"]
+
+
+class Phase(StrEnum):
+    """Where the session stands."""
+
+    READY = "ready"
+    LISTENING = "listening"
+    WAITING = "waiting"
+    WORKING = "working"
+    DECIDING = "deciding"
+
+
+class Run(Protocol):
+    """What the session needs of ``engine.TurnRun``."""
+
+    @property
+    def transcript(self) -> Transcribed: ...
+
+    @property
+    def perceived(self) -> Perceived: ...
+
+    @property
+    def decoder(self) -> Decoder: ...
+
+    def events(self, sampling: Sampling | None = None) -> Iterator[Event]: ...
+
+
+class Decoder(Protocol):
+    """What the session needs of ``decoding.AnswerDecoder``."""
+
+    def label(self, task: str, choose: str | None = None) -> LabelPrediction: ...
+
+    def reply(self, sampling: Sampling | None = None) -> Iterator[str]: ...
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A client's turn, what the model said of it, and what the clinician made of that."""
+
+    number: int
+    source: Source
+    started: datetime.datetime
+    capture: CaptureCounts | None = None
+    words: str | None = None
+    words_corrected: bool = False
+    modalities: Modalities | None = None
+    expressions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    labels: dict[str, LabelPrediction] = field(default_factory=dict)
+    corrections: dict[str, str] = field(default_factory=dict)
+    suggestion: str = ""
+    earlier_suggestions: list[str] = field(default_factory=list)
+    decision: Decision = "open"
+    said: str = ""
+    prediction: TurnPrediction | None = None
+    regenerations: int = 0
+
+    def label(self, task: str) -> str | None:
+        """The label that counts: the clinician's, else the model's, else None."""
+        predicted = self.labels.get(task)
+        return self.corrections.get(task) or (predicted.label if predicted else None)
+
+    def history(self) -> list[HistoryTurn]:
+        """The exchange as later turns see it: the client's words and, where something was said, the reply."""
+        mine = HistoryTurn(
+            "client", self.words or "", self.label("client_emotion"), confirmed="client_emotion" in self.corrections
+        )
+        if self.decision not in ("accepted", "edited"):
+            return [mine]
+        set_by_hand = {task for task in ("therapist_emotion", "strategy") if task in self.corrections}
+        # One mark stands for both labels, so a guess beside a confirmed label is left out.
+        kept = set_by_hand or {"therapist_emotion", "strategy"}
+        emotion, strategy = (self.label(t) if t in kept else None for t in ("therapist_emotion", "strategy"))
+        return [mine, HistoryTurn("therapist", self.said, emotion, strategy, confirmed=bool(set_by_hand))]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A session note, and after how many turns it was written."""
+
+    after: int
+    written: datetime.datetime
+    text: str
+
+
+class Session:
+    """One clinician's session. Methods are called from the page's threads and from the worker's; a lock orders them."""
+
+    def __init__(self, engine: EngineLike, worker: Worker, token: str | None = None) -> None:
+        self.token = token or secrets.token_urlsafe(24)
+        self.started = _now()
+        self.checkpoint: CheckpointId = engine.checkpoint.id
+        self.phase = Phase.READY
+        self.exchanges: list[Exchange] = []
+        self.notes: list[Note] = []
+        self.context = Context()
+        self.acknowledged: datetime.datetime | None = None
+        self.place = 0
+        self.stage = ""
+        self.problem: str | None = None
+        self.buffer: TurnBuffer | None = None
+        self.demo_step = 0
+        self.version = 0
+        self.touched = time.monotonic()
+        self._engine, self._worker = engine, worker
+        self._memory = engine.memory()
+        self._run: Run | None = None
+        self._turn: Turn | None = None
+        self.changed = threading.Condition(threading.RLock())
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def watch(self, version: int, timeout: float) -> int:
+        """Waits until the session differs from ``version``, at most ``timeout`` seconds; returns its version."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.version != version, timeout)
+            return self.version
+
+    def _change(self) -> None:
+        self.version += 1
+        self.touched = time.monotonic()
+        self.changed.notify_all()
+
+    @property
+    def busy(self) -> bool:
+        return self.phase in (Phase.WAITING, Phase.WORKING)
+
+    @property
+    def current(self) -> Exchange | None:
+        return self.exchanges[-1] if self.exchanges else None
+
+    def history(self, before: Exchange | None = None) -> list[HistoryTurn]:
+        """The dialogue before ``before``, or all of it."""
+        turns: list[HistoryTurn] = []
+        for exchange in self.exchanges:
+            if exchange is before:
+                break
+            turns += exchange.history()
+        return turns
+
+    # -- the client's turn -----------------------------------------------------------------------------------------
+
+    def begin_capture(self) -> TurnBuffer:
+        """Opens the turn that camera and microphone fill.
+
+        Raises:
+            DataError: the model still works on the last turn, or the notice was not acknowledged.
+        """
+        with self.changed:
+            self._require_idle()
+            self.buffer, self.problem = TurnBuffer(), None
+            self.phase = Phase.LISTENING
+            self._change()
+            return self.buffer
+
+    def cancel_capture(self) -> None:
+        """Throws away what was captured of an open turn."""
+        with self.changed:
+            if self.phase is Phase.LISTENING:
+                self.buffer, self.phase = None, self._rest()
+                self._change()
+
+    def end_capture(self) -> None:
+        """Closes the open turn and queues it.
+
+        Raises:
+            DataError: no turn is open.
+            BusyError: the queue is full; the turn stays open.
+        """
+        with self.changed:
+            buffer = self.buffer
+            if self.phase is not Phase.LISTENING or buffer is None:
+                raise DataError("No turn is open. Start a turn first, or type the client's words.")
+            self.phase = Phase.READY
+            try:
+                self._submit(buffer.turn, "live", buffer.counts)
+            except Exception:
+                self.phase = Phase.LISTENING
+                raise
+            self.buffer = None
+
+    def type_turn(self, text: str) -> None:
+        """Queues a turn of which only the words are known.
+
+        Raises:
+            DataError: no words, or too many.
+        """
+        words = _text(text, "the client's words")
+        self.take(lambda: Turn(text=words), "typed")
+
+    def take_clip(self, path: str | Path) -> None:
+        """Queues a recorded or uploaded clip; it is read when its turn comes."""
+        self.take(lambda: read_turn(path), "clip")
+
+    def take(self, read: Callable[[], Turn], source: Source) -> None:
+        """Queues whatever ``read`` gives as the client's turn.
+
+        Raises:
+            DataError: a turn is open or being answered.
+            BusyError: the queue is full.
+        """
+        with self.changed:
+            self._require_idle()
+            self._submit(read, source, None)
+
+    def _require_idle(self) -> None:
+        if self.acknowledged is None:
+            raise DataError("Please read and acknowledge the notice first.")
+        if self.busy:
+            raise DataError("The last turn is still being answered; wait for its reply.")
+        if self.phase is Phase.LISTENING:
+            raise DataError("A turn is open already; end it first.")
+
+    def _submit(self, read: Callable[[], Turn], source: Source, capture: CaptureCounts | None) -> None:
+        exchange = Exchange(len(self.exchanges) + 1, source, _now(), capture)
+
+        def run() -> None:
+            self._start("reading the turn")
+            begun = time.monotonic()
+            turn = read()
+            self._answer(exchange, turn, time.monotonic() - begun)
+
+        self._queue(run)
+        current = self.current
+        if current is not None and current.decision == "open":
+            current.decision = "unused"
+        self.exchanges.append(exchange)
+        self._change()
+
+    def _rest(self) -> Phase:
+        current = self.current
+        return Phase.DECIDING if current is not None and current.decision == "open" else Phase.READY
+
+    # -- the model's part, on the worker's thread ------------------------------------------------------------------
+
+    def _queue(self, run: Callable[[], None]) -> None:
+        before = self.phase
+        self.phase, self.problem, self.stage = Phase.WAITING, None, ""
+        try:
+            self._worker.submit(Job(run, self._fail, self._moved))
+        except Exception:
+            self.phase = before
+            raise
+
+    def _moved(self, place: int) -> None:
+        with self.changed:
+            self.place = place
+            self._change()
+
+    def _start(self, stage: str) -> None:
+        with self.changed:
+            self.phase, self.stage, self.place = Phase.WORKING, stage, 0
+            self._change()
+
+    def _fail(self, sentence: str) -> None:
+        with self.changed:
+            self.problem = sentence
+            current = self.current
+            if current is not None and current.prediction is None:
+                self.exchanges.remove(current)  # nothing of it may reach the history
+            self.phase = self._rest()
+            self._change()
+
+    def _answer(self, exchange: Exchange, turn: Turn, media_seconds: float) -> None:
+        with self.changed:
+            self._turn, self._run = turn, None
+            history, context = self.history(before=exchange), self.context
+        spoken = turn.waveform is not None and not turn.text
+        self._start("listening and looking" if spoken else "looking" if turn.frames is not None else "reading the words")
+        run = self._engine.begin(turn, history, context, self._memory, media_seconds)
+        with self.changed:
+            self._run = run
+            exchange.words, exchange.modalities = run.transcript.text, run.perceived.modalities
+            exchange.expressions = run.perceived.expressions
+            self.stage = "predicting"
+            self._change()
+        for event in run.events():
+            self._apply(exchange, event)
+
+    def _apply(self, exchange: Exchange, event: Event) -> None:
+        with self.changed:
+            if isinstance(event, Labelled):
+                exchange.labels[event.task] = event.prediction
+                self.stage = "writing a reply" if event.task == "strategy" else "predicting"
+            elif isinstance(event, ReplyPart):
+                exchange.suggestion += event.text
+            elif isinstance(event, Finished):
+                exchange.prediction = event.prediction
+                self.phase, self.stage = Phase.DECIDING, ""
+            self._change()
+
+    # -- the clinician's part --------------------------------------------------------------------------------------
+
+    def _suggested(self) -> Exchange:
+        current = self.current
+        if current is None or self.phase is not Phase.DECIDING:
+            raise DataError("There is no suggested reply to decide on; take a turn first.")
+        return current
+
+    def accept(self) -> None:
+        """The clinician said, or will say, the suggestion as it stands.
+
+        Raises:
+            DataError: there is no suggestion, or it is empty.
+        """
+        with self.changed:
+            current = self._suggested()
+            if not current.suggestion.strip():
+                raise DataError("The suggested reply is empty; write your own, or have it written again.")
+            self._decide("accepted", current.suggestion.strip())
+
+    def edit(self, text: str) -> None:
+        """The clinician said this instead.
+
+        Raises:
+            DataError: there is no suggestion, or the text is empty.
+        """
+        with self.changed:
+            self._suggested()
+            self._decide("edited", _text(text, "the reply"))
+
+    def reject(self) -> None:
+        """Nothing of the suggestion was said."""
+        with self.changed:
+            self._suggested()
+            self._decide("rejected", "")
+
+    def _decide(self, decision: Decision, said: str) -> None:
+        current = self._suggested()
+        current.decision, current.said = decision, said
+        self.phase = Phase.READY
+        self._change()
+
+    def regenerate(self) -> None:
+        """Has another reply written, under the labels as the clinician corrected them.
+
+        Raises:
+            DataError: there is no suggestion.
+        """
+        with self.changed:
+            current = self._suggested()
+            run = self._run
+            if run is None:
+                raise DataError("This turn's state is gone; take the turn again for another reply.")
+            chosen = dict(current.corrections)
+            self._queue(lambda: self._again(current, run, chosen))
+            self._change()
+
+    def _again(self, exchange: Exchange, run: Run, chosen: Mapping[str, str]) -> None:
+        self._start("writing another reply")
+        with self.changed:
+            exchange.earlier_suggestions.append(exchange.suggestion)
+            exchange.suggestion = ""
+            exchange.regenerations += 1
+            used = {task: p.label for task, p in exchange.labels.items()}
+        # Labels after the first that changed are predicted again under it; without a change the draw is random.
+        stale = False
+        for task in LABELS:
+            stale = stale or chosen.get(task, used[task]) != used[task]
+            if stale:
+                self._apply(exchange, Labelled(task, run.decoder.label(task, chosen.get(task))))
+        sampling = None if stale else Sampling(AGAIN.temperature, AGAIN.top_p, seed=exchange.regenerations)
+        for part in run.decoder.reply(sampling):
+            self._apply(exchange, ReplyPart(part))
+        with self.changed:
+            self.phase, self.stage = Phase.DECIDING, ""
+            self._change()
+
+    def correct_words(self, text: str) -> None:
+        """Answers the last turn again with the words as the clinician has them.
+
+        Raises:
+            DataError: no turn to correct, or no words.
+        """
+        words = _text(text, "the client's words")
+        with self.changed:
+            current, turn = self.current, self._turn
+            if self.busy or self.phase is Phase.LISTENING or current is None or turn is None:
+                raise DataError("There is no turn whose words could be corrected now.")
+            if current.decision in ("accepted", "edited"):
+                current.words, current.words_corrected = words, True
+                self._change()
+                return
+            again = Exchange(
+                current.number, current.source, current.started, current.capture, words_corrected=True,
+                corrections=dict(current.corrections), earlier_suggestions=[*current.earlier_suggestions, current.suggestion],
+            )  # fmt: skip
+            corrected = Turn(turn.frames, turn.waveform, words, turn.seconds)
+
+            def run() -> None:
+                with self.changed:
+                    self.exchanges[self.exchanges.index(current)] = again
+                try:
+                    self._answer(again, corrected, 0.0)
+                except Exception:
+                    with self.changed:
+                        self.exchanges[self.exchanges.index(again)] = current
+                    raise
+
+            self._queue(run)
+            self._change()
+
+    def correct(self, number: int, task: str, label: str) -> None:
+        """Sets a label by hand; choosing the predicted one confirms it, choosing the same again takes it back.
+
+        Raises:
+            DataError: no such turn, task or label.
+        """
+        with self.changed:
+            if not 1 <= number <= len(self.exchanges):
+                raise DataError(f"Expected a turn from 1 to {len(self.exchanges)}, got {number}.")
+            if task not in LABELS or label not in LABELS[task][1]:
+                raise DataError(f"Expected a label of {', '.join(LABELS)}, got {task}: {label}.")
+            corrections = self.exchanges[number - 1].corrections
+            if corrections.get(task) == label:
+                del corrections[task]
+            else:
+                corrections[task] = label
+            self._change()
+
+    def note(self, text: str) -> None:
+        """Writes a session note.
+
+        Raises:
+            DataError: the note is empty or too long.
+        """
+        with self.changed:
+            self.notes.append(Note(len(self.exchanges), _now(), _text(text, "the note")))
+            self._change()
+
+    def describe(self, problem: str, situation: str) -> None:
+        """Sets the problem and the situation that the next turns are read with."""
+        with self.changed:
+            self.context = Context(problem.strip()[:MAX_TEXT], situation.strip()[:MAX_TEXT])
+            self._change()
+
+    def acknowledge(self) -> None:
+        """The clinician has read the notice."""
+        with self.changed:
+            if self.acknowledged is None:
+                self.acknowledged = _now()
+                self._change()
+
+
+class EngineLike(Protocol):
+    """What a session needs of ``engine.Engine``."""
+
+    @property
+    def checkpoint(self) -> HasId: ...
+
+    def memory(self) -> Any: ...
+
+    def begin(
+        self, turn: Turn, history: Sequence[HistoryTurn], context: Context, memory: Any, media_seconds: float
+    ) -> Run: ...
+
+
+class HasId(Protocol):
+    @property
+    def id(self) -> CheckpointId: ...
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _text(text: str, what: str) -> str:
+    text = text.strip()
+    if not text:
+        raise DataError(f"Expected {what}, got nothing; type a few words.")
+    if len(text) > MAX_TEXT:
+        raise DataError(f"Expected {what} in at most {MAX_TEXT:,} characters, got {len(text):,}; shorten the text.")
+    return text

@@ -1,0 +1,304 @@
+"""A session as HTML: pure functions of its state. Everything that a person wrote is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Final
+
+from app.session import Exchange, Phase, Session
+from multimood_core.labels import EMOTIONS, STRATEGIES
+from multimood_core.records import LabelPrediction, Modalities
+
+# Colour-blind-safe, the same in chips, bars, timeline and reports; a word always stands beside the colour.
+COLOURS: Final = {
+    "anger": "#D55E00",
+    "sadness": "#0072B2",
+    "disgust": "#117733",
+    "depression": "#6A4C93",
+    "neutral": "#7F7F7F",
+    "joy": "#E69F00",
+    "fear": "#CC79A7",
+}
+ENOUGH: Final = 0.3  # below it the likeliest of seven classes is hardly more than a guess (1/7 = 0.14)
+MODES: Final = {
+    "used": "used",
+    "missing": "not recorded",
+    "no_face": "no face in the picture",
+    "silent": "no sound",
+    "given": "typed",
+    "transcribed": "transcribed",
+}
+SOURCES: Final = {"live": "live", "clip": "clip", "typed": "typed", "demo": "demo"}
+DECISIONS: Final = {
+    "accepted": "said as suggested",
+    "edited": "said in your words",
+    "rejected": "not said",
+    "unused": "not decided, counts as not said",
+    "open": "suggested, not said",
+}
+
+
+def decimal(value: float) -> str:
+    """Two digits after the point without the zero before it: .61; 1.0 for certainty."""
+    text = f"{value:.2f}"
+    return text[1:] if text.startswith("0") else text[:3]
+
+
+def _dot(emotion: str) -> str:
+    return f'<i class="mm-dot" style="background:{COLOURS[emotion]}"></i>'
+
+
+def _ranked(prediction: LabelPrediction) -> list[tuple[str, float]]:
+    return sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+
+
+# -- the middle: this turn -------------------------------------------------------------------------------------------
+
+
+def middle(session: Session, seconds: float = 0.0) -> str:
+    """The client's words and the suggested reply; what to do where there is none yet.
+
+    Args:
+        session: whose turn.
+        seconds: how long the model has been at it.
+    """
+    current = session.current
+    problem = ""
+    if session.problem:
+        problem = f'<p class="mm-problem" role="alert">{escape(session.problem)}</p>'
+    if session.phase is Phase.LISTENING:
+        return problem + _hint("Listening", "The live read-out is beside the camera. End the turn, or pause speaking.")
+    if current is None:
+        return problem + _hint(
+            "No turn yet",
+            "Start a turn with the camera and microphone, type what the client says, choose a clip, or look at a demo turn.",
+        )
+    return f"{problem}{_client(session, current, seconds)}{_therapist(session, current)}"
+
+
+def _hint(title: str, text: str) -> str:
+    return f'<div class="mm-empty"><h3>{title}</h3><p>{text}</p></div>'
+
+
+def _status(session: Session, seconds: float) -> str:
+    if session.phase is Phase.WAITING:
+        before = f"{session.place} before it" if session.place else "next"
+        return f"in the queue, {before} · {seconds:.1f} s"
+    if session.phase is Phase.WORKING:
+        return f"{session.stage} · {seconds:.1f} s"
+    return ""
+
+
+def _client(session: Session, exchange: Exchange, seconds: float) -> str:
+    words = escape(exchange.words) if exchange.words else ""
+    if exchange.words is None:
+        words = '<span class="mm-faint">the words follow</span>'
+    elif not exchange.words:
+        words = '<span class="mm-faint">no words in this turn</span>'
+    length = f" · {exchange.capture.seconds:.0f} s" if exchange.capture else ""
+    edited = " · words corrected" if exchange.words_corrected else ""
+    return (
+        f'<section class="mm-turn"><header><b>client</b> turn {exchange.number} · {SOURCES[exchange.source]}{length}{edited}'
+        f'<span class="mm-status" role="status">{_status(session, seconds)}</span></header>'
+        f'<p class="mm-words" aria-live="polite">{words}</p>'
+        f'<p class="mm-signals">{_signals(exchange)}</p></section>'
+    )
+
+
+def _signals(exchange: Exchange) -> str:
+    modalities = exchange.modalities
+    if modalities is None:
+        return '<span class="mm-faint">words, voice and face follow</span>'
+    parts = []
+    for name, mode in (("words", modalities.text), ("voice", modalities.audio), ("face", modalities.video)):
+        good = mode in ("used", "given", "transcribed")
+        shown = f"{name} ✓" if good else f"{name}: {MODES[mode]}"
+        parts.append(f'<span class="{"mm-good" if good else "mm-part"}">{shown}</span>')
+    return " ".join(parts) + f" <span>{agreement(exchange)}</span>"
+
+
+def agreement(exchange: Exchange) -> str:
+    """Whether voice and face alone point to the label of the whole turn, in words."""
+    label = exchange.label("client_emotion")
+    if label is None or not exchange.expressions:
+        return ""
+    # No face or voice corpus acts depression; sadness is the nearest that they can show.
+    target = "sadness" if label == "depression" else label
+    differing = []
+    for name, shown in exchange.expressions.items():
+        top, probability = max(shown.items(), key=lambda item: item[1])
+        if top != target and probability >= ENOUGH:
+            differing.append(f"{name} suggests {top} {decimal(probability)}")
+    return f"differing: {', '.join(differing)}" if differing else "signals agree"
+
+
+def _therapist(session: Session, exchange: Exchange) -> str:
+    labels = [exchange.label(task) for task in ("therapist_emotion", "strategy")]
+    known = " · ".join(escape(label) for label in labels if label) or '<span class="mm-faint">emotion and strategy follow</span>'
+    writing = session.phase is Phase.WORKING and exchange is session.current and bool(exchange.labels)
+    text = escape(exchange.said or exchange.suggestion)
+    if not text and not session.busy:
+        text = '<span class="mm-faint">no reply</span>'
+    cursor = '<span class="mm-cursor" aria-hidden="true">▍</span>' if writing else ""
+    title = "suggested reply" if exchange.decision in ("open", "rejected", "unused") else "reply"
+    return (
+        f'<section class="mm-turn mm-{exchange.decision}"><header><b>{title}</b> {DECISIONS[exchange.decision]}</header>'
+        f'<p class="mm-plan">{known}</p><p class="mm-reply" aria-live="polite">{text}{cursor}</p></section>'
+    )
+
+
+# -- the right: what was predicted -----------------------------------------------------------------------------------
+
+
+def panel(session: Session) -> str:
+    """Labels with probabilities, each a button that corrects; history, seconds and checkpoint under them."""
+    exchange = session.current
+    if exchange is None or session.phase is Phase.LISTENING:
+        empty = Exchange(0, "typed", session.started)
+        return _emotions(empty) + _therapist_emotions(empty) + _strategies(empty) + _facts(session, None)
+    return _emotions(exchange) + _therapist_emotions(exchange) + _strategies(exchange) + _facts(session, exchange)
+
+
+def _bar(exchange: Exchange, task: str, label: str, probability: float | None, key: str = "") -> str:
+    width = 0 if probability is None else round(100 * probability)
+    colour = f"background:{COLOURS[label]}" if label in COLOURS else ""
+    chosen = exchange.corrections.get(task) == label
+    predicted = task in exchange.labels and exchange.labels[task].label == label
+    state = "mm-chosen" if chosen else "mm-top" if predicted else ""
+    number = f'<kbd aria-hidden="true">{key}</kbd>' if key else ""
+    value = "" if probability is None else decimal(probability)
+    off = "" if probability is not None else " disabled"
+    return (
+        f'<button type="button" class="mm-bar {state}" data-key="{key}" aria-pressed="{str(chosen).lower()}"{off} '
+        f'data-do="correct:{exchange.number}:{task}:{label}" title="set {label}">'
+        f'{number}<span class="mm-name">{label}</span>'
+        f'<span class="mm-track"><i style="width:{width}%;{colour}"></i></span><span class="mm-value">{value}</span></button>'
+    )
+
+
+def _emotions(exchange: Exchange) -> str:
+    prediction = exchange.labels.get("client_emotion")
+    bars = "".join(
+        _bar(exchange, "client_emotion", name, prediction.probabilities[name] if prediction else None, str(i))
+        for i, name in enumerate(EMOTIONS, 1)
+    )
+    note = ""
+    if "client_emotion" in exchange.corrections:
+        note = f"set by you: {exchange.corrections['client_emotion']}"
+    elif prediction and max(prediction.probabilities.values()) < ENOUGH:
+        note = "not enough signal"
+    elif prediction:
+        note = f"predicted: {prediction.label}"
+    return _group("client, predicted expression", note, bars, "mm-client")
+
+
+def _therapist_emotions(exchange: Exchange) -> str:
+    prediction = exchange.labels.get("therapist_emotion")
+    chosen = exchange.label("therapist_emotion")
+    chips = "".join(
+        f'<button type="button" class="mm-chip {"mm-on" if name == chosen else ""}" '
+        f'aria-pressed="{str(exchange.corrections.get("therapist_emotion") == name).lower()}" '
+        f'data-do="correct:{exchange.number}:therapist_emotion:{name}"{"" if prediction else " disabled"}>{_dot(name)}{name}'
+        f"<small>{decimal(prediction.probabilities[name]) if prediction else ''}</small></button>"
+        for name in EMOTIONS
+    )
+    note = "set by you" if "therapist_emotion" in exchange.corrections else ""
+    return _group("therapist, suggested emotion", note, f'<div class="mm-chips">{chips}</div>', "")
+
+
+def _strategies(exchange: Exchange) -> str:
+    prediction = exchange.labels.get("strategy")
+    ranked: list[tuple[str, float | None]] = [(name, None) for name in STRATEGIES]
+    if prediction:
+        ranked = [*_ranked(prediction)]
+    mine = exchange.corrections.get("strategy")
+    if mine:
+        ranked.sort(key=lambda item: item[0] != mine)
+    bars = [_bar(exchange, "strategy", name, value) for name, value in ranked]
+    top = "".join(bars[:3]) if prediction else '<p class="mm-faint mm-three">the top three follow</p>'
+    rest = f'<details><summary>seven more</summary>{"".join(bars[3:])}</details>' if prediction else ""
+    return _group("suggested strategy", "set by you" if mine else "", top + rest, "mm-wide")
+
+
+def _group(title: str, note: str, body: str, name: str) -> str:
+    return f'<div class="mm-group {name}"><h4>{title}<span>{escape(note)}</span></h4>{body}</div>'
+
+
+def _facts(session: Session, exchange: Exchange | None) -> str:
+    prediction = exchange.prediction if exchange else None
+    rows: list[tuple[str, str]] = []
+    if exchange and exchange.modalities:
+        rows.append(("modalities", used_modalities(exchange.modalities)))
+    if prediction:
+        tokens, seconds = prediction.tokens, prediction.seconds
+        rows += [
+            ("history", f"{tokens.history_text} → {tokens.history_compressed} tokens"),
+            ("prompt, reply", f"{tokens.prompt}, {tokens.response} tokens"),
+            ("seconds", stage_seconds(seconds)),
+        ]
+    rows.append(("checkpoint", f"{escape(session.checkpoint.name)} {session.checkpoint.sha256[:8]}"))
+    body = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return f'<dl class="mm-facts">{body}</dl>'
+
+
+def used_modalities(modalities: Modalities) -> str:
+    """E.g. ``words (transcribed), voice, no face in the picture``."""
+    parts = []
+    for name, mode in (("words", modalities.text), ("voice", modalities.audio), ("face", modalities.video)):
+        if mode == "used":
+            parts.append(name)
+        else:
+            parts.append(f"{name} ({MODES[mode]})")
+    return ", ".join(parts)
+
+
+def stage_seconds(seconds: object) -> str:
+    """The stages of a turn one after the other."""
+    names = {"media": "clip", "asr": "words", "towers": "voice and face", "labels": "labels at", "first_token": "reply at",
+             "total": "done at"}  # fmt: skip
+    return " · ".join(f"{shown} {getattr(seconds, name):.1f}" for name, shown in names.items())
+
+
+# -- below: earlier turns --------------------------------------------------------------------------------------------
+
+
+def earlier(session: Session) -> str:
+    """The turns before this one, newest first, each label a click away from being corrected."""
+    past = session.exchanges if session.phase is Phase.LISTENING else session.exchanges[:-1]
+    if not past:
+        return '<p class="mm-faint mm-none">Earlier turns stay here, and their labels can be corrected at any time.</p>'
+    return "".join(_earlier_turn(exchange) for exchange in reversed(past))
+
+
+def _earlier_turn(exchange: Exchange) -> str:
+    chips = "".join(
+        f'<button type="button" class="mm-mini {_mini_state(exchange, name)}" style="--c:{COLOURS[name]}" '
+        f'data-do="correct:{exchange.number}:client_emotion:{name}" title="turn {exchange.number}: set {name}">{name}</button>'
+        for name in EMOTIONS
+    )
+    reply = ""
+    if exchange.said:
+        strategy = escape(exchange.label("strategy") or "")
+        reply = f'<p><b>therapist</b> {escape(exchange.said)} <small>{strategy}</small></p>'
+    else:
+        reply = f'<p class="mm-faint">suggested reply {DECISIONS[exchange.decision]}</p>'
+    words = escape(exchange.words or "") or '<span class="mm-faint">no words</span>'
+    return (
+        f'<article class="mm-past"><p><b>client {exchange.number}</b> {words}</p>'
+        f'<div class="mm-minis" role="group" aria-label="expression of turn {exchange.number}">{chips}</div>{reply}</article>'
+    )
+
+
+def _mini_state(exchange: Exchange, name: str) -> str:
+    if exchange.corrections.get("client_emotion") == name:
+        return "mm-on mm-ring"
+    return "mm-on" if exchange.label("client_emotion") == name else ""
+
+
+def live_summary(readout: Mapping[str, float] | None) -> str:
+    """The likeliest expression of a read-out with its probability, or that there is not enough signal."""
+    if not readout:
+        return "not enough signal"
+    label, probability = max(readout.items(), key=lambda item: item[1])
+    return f"{label} {decimal(probability)}" if probability >= ENOUGH else "not enough signal"
