@@ -7,6 +7,8 @@ the same margin around the face, and no more detail than 48 x 48 pixels hold.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,10 +41,11 @@ _CROP_SCALE: Final = 0.95  # side of a crop in heights of the box
 _CROP_UP: Final = 0.03  # how far its centre lies above the box's, in heights of the box
 _FER_SIZE: Final = 48  # pixels a side of FER2013's pictures
 _MIN_ROLL: Final = 20.0  # degrees: heads inclined more than this are set upright; below it the eyes' noise does harm
+_WIDE: Final = 1.1  # width in heights of the box of a face that may lie on its side ...
+_WIDE_ROLL: Final = 30.0  # ... and does if its eyes' line turns by so many degrees
 _FACE_FILLS: Final = 0.45  # share of a picture that a crop covers at least where the picture is such a crop itself
 _SQUARE: Final = 1.2  # the sides' ratio up to which a picture can be such a crop
 _FLAT: Final = 5.0  # grey levels: a small picture that deviates less shows nothing
-_TURNED_SCORE: Final = 0.6  # a face in a turned picture needs this score: patterns of a room pass for faces more often
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,14 @@ class FaceTrack:
     ``crops`` (N, 64, 64) uint8 grey are of the N frames that show the face, ``present`` (T,) bool tells which those
     are: a frame without the face takes no part. ``faces`` has the followed face of each frame, None where it is not
     seen or where a small picture was itself taken for it. ``people`` is the largest number of faces in one frame.
+    ``quarters`` counter-clockwise turns were given to the pictures first; ``faces`` are in the turned ones.
     """
 
     crops: np.ndarray
     present: np.ndarray
     faces: tuple[Face | None, ...]
     people: int
+    quarters: int = 0
 
     @property
     def mode(self) -> VideoMode:
@@ -180,9 +185,9 @@ def decode(
 def crop_faces(frames: Frames, detector: FaceDetector) -> FaceTrack:
     """Follows one face over the frames and cuts it out for the face tower.
 
-    The first face is the largest and most central one, the following ones are where the last one was. Where no frame
-    shows a face, the pictures are searched once more turned by quarters, for a phone held sideways. A square picture
-    that the face fills is itself taken for the crop, and so is one no longer than ``SMALL_PICTURE`` in which nothing is
+    The first face is the largest and most central one, the following ones are where the last one was. Pictures whose
+    faces lie on their side or head, from a phone held sideways, are turned and searched again. A square picture that
+    the face fills is itself taken for the crop, and so is one no longer than ``SMALL_PICTURE`` in which nothing is
     found: a face so small and cut so tight often is not.
 
     Args:
@@ -194,8 +199,10 @@ def crop_faces(frames: Frames, detector: FaceDetector) -> FaceTrack:
     images = frames.images
     found = [detector.detect(image) for image in images]
     small = max(images.shape[1:3]) <= SMALL_PICTURE
-    if not small and not any(found):
-        images, found = _search_turned(images, detector, found)
+    quarters = _quarters(found)
+    if quarters:  # CenterFace finds turned faces too, but with boxes and landmarks of less precision
+        images = np.ascontiguousarray(np.rot90(images, quarters, axes=(1, 2)))
+        found = [detector.detect(image) for image in images]
     followed = _follow(found, images.shape[2], images.shape[1])
     crops = [_crop(image, face, small) for image, face in zip(images, followed, strict=True)]
     seen = [crop for crop in crops if crop is not None]
@@ -204,6 +211,7 @@ def crop_faces(frames: Frames, detector: FaceDetector) -> FaceTrack:
         present=np.array([crop is not None for crop in crops]),
         faces=followed,
         people=max(1 if seen else 0, *(len(faces) for faces in found)),
+        quarters=quarters,
     )
 
 
@@ -267,19 +275,18 @@ def _rescaled(face: Face, scale: float, border: int) -> Face:
     return Face((x - border, y - border, w, h), face.score, face.landmarks / np.float32(scale) - np.float32(border))
 
 
-def _search_turned(
-    images: np.ndarray, detector: FaceDetector, found: list[tuple[Face, ...]]
-) -> tuple[np.ndarray, list[tuple[Face, ...]]]:
-    """Pictures and their faces, turned by the quarters that show a face in the middle frame; unchanged where none."""
-    best, quarters = _TURNED_SCORE, 0
-    for turn in (1, 2, 3):
-        faces = detector.detect(np.ascontiguousarray(np.rot90(images[len(images) // 2], turn)))
-        if faces and faces[0].score >= best:
-            best, quarters = faces[0].score, turn
-    if quarters:
-        images = np.ascontiguousarray(np.rot90(images, quarters, axes=(1, 2)))
-        found = [detector.detect(image) for image in images]
-    return images, found
+def _quarters(found: Sequence[Sequence[Face]]) -> int:
+    """Counter-clockwise quarter turns that set most of the faces upright."""
+    turns = Counter(_turn(face) for faces in found for face in faces)
+    return turns.most_common(1)[0][0] if turns else 0
+
+
+def _turn(face: Face) -> int:
+    """Quarters by which a face is turned clockwise: on its side the box is wide, though the landmarks hesitate."""
+    wide = face.box[2] > _WIDE * face.box[3]
+    if wide and abs(face.roll) > _WIDE_ROLL:
+        return 1 if face.roll > 0 else 3
+    return round(face.roll / 90) % 4
 
 
 def _follow(found: list[tuple[Face, ...]], width: int, height: int) -> tuple[Face | None, ...]:
