@@ -156,10 +156,10 @@ class FaceTower(nn.Module):
         return super().train(False)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Sets what the features are standardised with.
+        """Sets what the features are standardised with; the class logits get ``opinion_gain`` times the weight.
 
         Args:
-            mean: (D,) means of the features over the training data.
+            mean: (D,) means of what ``forward`` gives before this call, over training data and patches.
             std: (D,) their deviations.
 
         Raises:
@@ -173,6 +173,7 @@ class FaceTower(nn.Module):
             )
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std)
+        self.feature_std[-len(FACE_CLASSES) :] /= self.config.opinion_gain
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ class FaceTower(nn.Module):
         if self.config.mirror:
             maps = (maps + self._maps(x.flip(3)).flip(3)) / 2
         features = maps.flatten(2).transpose(1, 2)  # (B*T, P, D)
-        features = (features - self.feature_mean) / self.feature_std * self._gain(features)
+        features = (features - self.feature_mean) / self.feature_std
         return features.unflatten(0, pixel_values.shape[:2])
 
     def class_logits(self, features: Tensor) -> Tensor:
@@ -209,13 +210,8 @@ class FaceTower(nn.Module):
         Returns:
             (..., 7) logits in the order of ``FACE_CLASSES``, with the prior of ``FACE_CLASS_COUNTS`` still in them.
         """
-        raw = features / self._gain(features) * self.feature_std + self.feature_mean
+        raw = features * self.feature_std + self.feature_mean
         return raw[..., -len(FACE_CLASSES) :].mean(-2)
-
-    def _gain(self, like: Tensor) -> Tensor:
-        gain = torch.ones(self.hidden_size, dtype=like.dtype, device=like.device)
-        gain[-len(FACE_CLASSES) :] = self.config.opinion_gain
-        return gain
 
     def _maps(self, x: Tensor) -> Tensor:
         """Normalised crops (N, 1, 64, 64) -> (N, D, G, G), the class maps averaged into logits."""
