@@ -14,7 +14,7 @@ import gradio as gr
 from app import theme
 from app.capture import LocalCapture
 from app.glance import Glancer
-from app.live import build_live
+from app.live import build_live, html
 from app.sessions import Sessions
 from app.stream import Stream
 from app.worker import Worker
@@ -37,11 +37,11 @@ class Served:
 def build(sessions: Sessions, capture: str) -> gr.Blocks:
     """The page."""
     with gr.Blocks(title="MultiMood", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS,) * 2) as page:
-        gr.HTML(
+        html(
             '<header class="mm-head"><b>MultiMood</b><span>research tool for professionals, in simulation</span>'
             '<span class="mm-right"><button type="button" class="mm-plain" data-page="theme">Light, dark</button>'
             '<button type="button" class="mm-plain" data-page="notice">Notice</button></span></header>',
-            js_on_load=None,
+            "mm-top",
         )
         with gr.Tabs(elem_id="mm-tabs"), gr.Tab("Live"):
             build_live(sessions, capture)

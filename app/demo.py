@@ -18,7 +18,10 @@ from multimood_core.records import NUM_FRAMES, Context, Frames, Turn
 
 ASSETS: Final = Path(__file__).resolve().parent.parent / "assets" / "demo"
 CONTEXT: Final = Context("work", "Lost a job two months ago, sleeps badly, lives with a brother.")
-SIZE: Final = 480  # pixels a side of a drawn frame
+SIZE: Final = 480  # pixels a side of the drawing
+_WALL: Final = (178, 186, 184)
+ROOM: Final = (360, 480)  # height and width of the frame that it stands in
+FIGURE: Final = 0.4  # of the drawing's size: the face detector takes a large drawing for what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +56,14 @@ def demo_turn(step: int) -> Turn:
 
 
 def draw_face(mouth: float, brows: float, seconds: float) -> np.ndarray:
-    """A shaded face as (SIZE, SIZE, 3) uint8.
+    """A shaded face in a room's corner of a picture, (*ROOM, 3) uint8.
 
     Args:
         mouth: corners from -1 (down) to 1 (up).
         brows: inner ends from -1 (down) to 1 (up).
         seconds: moment of the animation: the head sways, the mouth speaks, the eyes blink.
     """
-    image = Image.new("RGB", (SIZE, SIZE), (178, 186, 184))
+    image = Image.new("RGB", (SIZE, SIZE), _WALL)
     draw = ImageDraw.Draw(image)
     x = SIZE / 2 + 6 * np.sin(2 * np.pi * 0.3 * seconds)
     y = SIZE / 2 + 4 * np.sin(2 * np.pi * 0.5 * seconds)
@@ -96,4 +99,7 @@ def draw_face(mouth: float, brows: float, seconds: float) -> np.ndarray:
     draw.polygon([*upper, *lower[::-1]], fill=(110, 40, 44))
     draw.line(upper, fill=(164, 84, 82), width=6)
     draw.line(lower, fill=(176, 94, 90), width=7)
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(1.6)))
+    side = round(SIZE * FIGURE)
+    frame = Image.new("RGB", ROOM[::-1], _WALL)
+    frame.paste(image.filter(ImageFilter.GaussianBlur(1.6)).resize((side, side)), ((ROOM[1] - side) // 2, ROOM[0] - side))
+    return np.asarray(frame)

@@ -113,6 +113,11 @@ def follow(session: Session) -> Iterator[list[Any]]:
         time.sleep(REFRESH)
 
 
+def html(text: str, identifier: str, script: str | None = None) -> gr.HTML:
+    """A part of the page whose look is the style sheet's alone."""
+    return gr.HTML(text, elem_id=identifier, js_on_load=script, apply_default_css=False)
+
+
 def build_live(sessions: Sessions, capture: str) -> None:
     """Lays out the tab inside the current ``gr.Blocks``.
 
@@ -122,16 +127,16 @@ def build_live(sessions: Sessions, capture: str) -> None:
     """
     token = gr.State("")
     remembered, acknowledged = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    identity = gr.HTML(elem_id="mm-token", visible="hidden", js_on_load=None)
-    gr.HTML(NOTICE + HELP, elem_id="mm-dialogs", js_on_load=None)
+    identity = html("", "mm-token")
+    html(NOTICE + HELP, "mm-dialogs")
     with gr.Row(elem_id="mm-room", equal_height=False):
         with gr.Column(elem_id="mm-left", scale=0, min_width=264):
-            gr.HTML(STAGE, elem_id="mm-stage", js_on_load=None)
+            html(STAGE, "mm-stage")
             with gr.Row(elem_id="mm-turn-buttons"):
                 start = gr.Button("Start turn", elem_id="mm-start", variant="primary", min_width=80)
                 end = gr.Button("End turn", elem_id="mm-end", variant="primary", min_width=80)
-                gr.HTML('<button type="button" class="mm-plain" data-page="cancel">Discard</button>', elem_id="mm-cancel")
-            gr.Checkbox(True, label="End the turn when speech pauses", elem_id="mm-auto", container=False)
+                html('<button type="button" class="mm-plain" data-page="cancel">Discard</button>', "mm-cancel")
+            gr.Checkbox(True, label="End it when speech pauses", elem_id="mm-auto", container=False)
             typed = gr.Textbox(
                 label="Or type what the client says", lines=2, max_lines=6, elem_id="mm-typed", submit_btn="Send"
             )
@@ -145,13 +150,13 @@ def build_live(sessions: Sessions, capture: str) -> None:
                 problem = gr.Textbox(label="Problem", placeholder="e.g. work, a partner, health", elem_id="mm-problem-type")
                 situation = gr.Textbox(label="Situation", lines=2, elem_id="mm-situation")
         with gr.Column(elem_id="mm-middle", scale=1, min_width=320):
-            middle = gr.HTML(elem_id="mm-now", js_on_load=None)
+            middle = html("", "mm-now")
             with gr.Row(elem_id="mm-decide"):
-                accept = gr.Button("Accept", elem_id="mm-accept", interactive=False, min_width=64)
-                edit = gr.Button("Edit", elem_id="mm-edit", interactive=False, min_width=64)
-                again = gr.Button("Again", elem_id="mm-again", interactive=False, min_width=64)
-                reject = gr.Button("Reject", elem_id="mm-reject", interactive=False, min_width=64)
-                words = gr.Button("Correct the words", elem_id="mm-words-open", interactive=False, min_width=96)
+                accept = gr.Button("Accept", elem_id="mm-accept", interactive=False, min_width=64, size="md")
+                edit = gr.Button("Edit", elem_id="mm-edit", interactive=False, min_width=64, size="md")
+                again = gr.Button("Again", elem_id="mm-again", interactive=False, min_width=64, size="md")
+                reject = gr.Button("Reject", elem_id="mm-reject", interactive=False, min_width=64, size="md")
+                words = gr.Button("Correct words", elem_id="mm-words-open", interactive=False, min_width=112, size="md")
             with gr.Group(visible=False, elem_id="mm-editor") as editor:
                 draft = gr.Textbox(label="Reply in your words", lines=3, elem_id="mm-draft")
                 with gr.Row():
@@ -162,13 +167,13 @@ def build_live(sessions: Sessions, capture: str) -> None:
                 with gr.Row():
                     use = gr.Button("Use these words", variant="primary", size="sm", elem_id="mm-use")
                     back = gr.Button("Back", size="sm")
-            earlier = gr.HTML(elem_id="mm-earlier", js_on_load=_COMMANDS)
+            earlier = html("", "mm-earlier", _COMMANDS)
         with gr.Column(elem_id="mm-right", scale=0, min_width=288):
-            panel = gr.HTML(elem_id="mm-panel", js_on_load=_COMMANDS)
-    timeline = gr.HTML(elem_id="mm-timeline", js_on_load=None)
+            panel = html("", "mm-panel", _COMMANDS)
+    timeline = html("", "mm-timeline")
     with gr.Row(elem_id="mm-foot"):
         note = gr.Textbox(label="Session note", elem_id="mm-note", submit_btn="Add", scale=1)
-        exports = gr.HTML(elem_id="mm-exports", js_on_load=None)
+        exports = html("", "mm-exports")
         acknowledge = gr.Button("acknowledge", elem_id="mm-acknowledge", elem_classes="mm-hidden")
 
     screen = Screen(middle, panel, earlier, timeline, accept, edit, again, reject, words)

@@ -57,6 +57,9 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_600",
         button_border_width="1px",
+        button_large_text_weight="500",
+        button_medium_text_weight="500",
+        button_small_text_weight="500",
         button_transition="none",
     )
 

@@ -30,7 +30,7 @@ SHORT: Final = {
 assert set(ORDER) == set(EMOTIONS)
 
 
-def svg(exchanges: Sequence[Exchange], notes: Sequence[Note] = (), least_turns: int = 12) -> str:
+def svg(exchanges: Sequence[Exchange], notes: Sequence[Note] = (), least_turns: int = 18) -> str:
     """One lane for each emotion, one column for each turn.
 
     A filled circle is the expression of the client's turn, ringed where the clinician set it; a diamond under it is the

@@ -185,12 +185,12 @@ def _emotions(exchange: Exchange) -> str:
     )
     note = ""
     if "client_emotion" in exchange.corrections:
-        note = f"set by you: {exchange.corrections['client_emotion']}"
+        note = "set by you"
     elif prediction and max(prediction.probabilities.values()) < ENOUGH:
         note = "not enough signal"
     elif prediction:
-        note = f"predicted: {prediction.label}"
-    return _group("client, predicted expression", note, bars, "mm-client")
+        note = "client"
+    return _group("predicted expression", note, bars, "mm-client")
 
 
 def _therapist_emotions(exchange: Exchange) -> str:
@@ -204,7 +204,7 @@ def _therapist_emotions(exchange: Exchange) -> str:
         for name in EMOTIONS
     )
     note = "set by you" if "therapist_emotion" in exchange.corrections else ""
-    return _group("therapist, suggested emotion", note, f'<div class="mm-chips">{chips}</div>', "")
+    return _group("suggested therapist emotion", note, f'<div class="mm-chips">{chips}</div>', "")
 
 
 def _strategies(exchange: Exchange) -> str:
@@ -229,7 +229,7 @@ def _facts(session: Session, exchange: Exchange | None) -> str:
     prediction = exchange.prediction if exchange else None
     rows: list[tuple[str, str]] = []
     if exchange and exchange.modalities:
-        rows.append(("modalities", used_modalities(exchange.modalities)))
+        rows.append(("modalities", _used(exchange.modalities)))
     if prediction:
         tokens, seconds = prediction.tokens, prediction.seconds
         rows += [
@@ -240,6 +240,11 @@ def _facts(session: Session, exchange: Exchange | None) -> str:
     rows.append(("checkpoint", f"{escape(session.checkpoint.name)} {session.checkpoint.sha256[:8]}"))
     body = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return f'<dl class="mm-facts">{body}</dl>'
+
+
+def _used(modalities: Modalities) -> str:
+    good = {"words": modalities.text != "missing", "voice": modalities.audio == "used", "face": modalities.video == "used"}
+    return ", ".join(name for name, used in good.items() if used)
 
 
 def used_modalities(modalities: Modalities) -> str:
@@ -257,7 +262,7 @@ def stage_seconds(seconds: object) -> str:
     """The stages of a turn one after the other."""
     names = {"media": "clip", "asr": "words", "towers": "voice and face", "labels": "labels at", "first_token": "reply at",
              "total": "done at"}  # fmt: skip
-    return " · ".join(f"{shown} {getattr(seconds, name):.1f}" for name, shown in names.items())
+    return " · ".join(f"{shown} {getattr(seconds, name):.1f}" for name, shown in names.items() if getattr(seconds, name))
 
 
 # -- below: earlier turns --------------------------------------------------------------------------------------------
