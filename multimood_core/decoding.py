@@ -34,11 +34,15 @@ MAX_REPLY_TOKENS: Final = 96  # a therapist turn of MESC has 17 tokens on averag
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the reply is drawn; temperature 0 takes the likeliest token, and then the seed changes nothing."""
+    """How the reply is drawn; temperature 0 takes the likeliest token, and then the seed changes nothing.
+
+    The reply cannot end before ``min_tokens``.
+    """
 
     temperature: float = 0.0
     top_p: float = 0.9
     seed: int = 0
+    min_tokens: int = 0
     max_tokens: int = MAX_REPLY_TOKENS
     repetition_penalty: float = 1.1
 
@@ -132,12 +136,14 @@ class AnswerDecoder:
             self._back_to("reply")
         self._marks["reply"] = (self.cache.get_seq_length(), self._logits)
         generator = torch.Generator().manual_seed(sampling.seed)
-        barred = torch.tensor(self.processor.media_token_ids)
-        tokenizer, produced, shown = self.processor.tokenizer, [], ""
+        tokenizer, shown = self.processor.tokenizer, ""
+        produced: list[int] = []
+        media, ends = self.processor.media_token_ids, [tokenizer.eos_token_id, *_line_ends(tokenizer)]
         logits = self._logits
         for _ in range(sampling.max_tokens):
+            barred = torch.tensor(media + ends if len(produced) < sampling.min_tokens else media)
             token = _draw(logits, produced, barred, sampling, generator)
-            if token in (tokenizer.eos_token_id, *_line_ends(tokenizer)):
+            if token in ends:
                 break
             produced.append(token)
             text = tokenizer.decode(produced, skip_special_tokens=True).lstrip()

@@ -84,3 +84,19 @@ def test_the_same_seed_gives_the_same_reply_and_no_media_token() -> None:
     assert draws[0] == draws[1] != draws[2]
     assert len(draws[0]) > 1, "the reply comes in pieces"
     assert not any(token in "".join(d) for d in draws for token in ("<video>", "<audio>", "<history>", "<MEM>"))
+
+
+def test_a_reply_of_the_least_length_does_not_end_before() -> None:
+    answer, _ = decoder()
+    for task in LABELS:
+        answer.label(task)
+
+    def written(seed: int, least: int) -> int:
+        before = answer.cache.get_seq_length()
+        list(answer.reply(Sampling(temperature=1.5, top_p=1.0, seed=seed, min_tokens=least, max_tokens=30)))
+        grown = answer.cache.get_seq_length() - before
+        answer.label("strategy")
+        return grown
+
+    early = next(seed for seed in range(200) if written(seed, 0) < 30)
+    assert written(early, 30) == 30
