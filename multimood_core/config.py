@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlamaConfig, MambaConfig, PreTrainedConfig
@@ -29,7 +29,7 @@ class VisionConfig(PreTrainedConfig):
     model_type = "multimood_vision"
 
     tower: str = "face"
-    hidden_size: int = 128
+    hidden_size: int = 135
     grid: int = 4
     settings: dict[str, Any] | None = None
 
@@ -107,28 +107,49 @@ class MultiMoodConfig(PreTrainedConfig):
             self.audio_config = AudioConfig(**(self.audio_config or {}))
         if isinstance(self.compressor_config, dict):
             self.compressor_config = MambaConfig(**self.compressor_config)
-        self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        self.tie_word_embeddings = bool(self.text.tie_word_embeddings)
         super().__post_init__(**kwargs)
+
+    @property
+    def text(self) -> PreTrainedConfig:
+        """``text_config``, which is an object however it was given; likewise ``vision`` and ``audio``."""
+        return cast(PreTrainedConfig, self.text_config)
+
+    @property
+    def vision(self) -> VisionConfig:
+        return cast(VisionConfig, self.vision_config)
+
+    @property
+    def audio(self) -> AudioConfig:
+        return cast(AudioConfig, self.audio_config)
 
     @property
     def llm_size(self) -> int:
         """Width of the language model's embeddings."""
-        return self.text_config.hidden_size
+        return self.text.hidden_size
 
     def video_tokens(self, frames: int) -> int:
         """Tokens that stand for a video of ``frames`` frames (16 frames of 27 x 27 patches: 1352)."""
-        return stc_tokens(frames, self.vision_config.grid)
+        return stc_tokens(frames, self.vision.grid)
 
-    def require_token_ids(self) -> None:
-        """Check that the placeholder tokens have ids.
+    @property
+    def media_token_ids(self) -> tuple[int, int, int, int]:
+        """Ids of ``<video>``, ``<audio>``, ``<history>`` and ``<MEM>``.
 
         Raises:
-            ModelError: one of them has none yet (a processor sets them: ``processor.register(config)``).
+            ModelError: one of them has none yet.
         """
-        names = ("video_token_id", "audio_token_id", "history_token_id", "memory_token_id")
-        absent = [name for name in names if getattr(self, name) is None]
+        ids = {
+            name: getattr(self, name) for name in ("video_token_id", "audio_token_id", "history_token_id", "memory_token_id")
+        }
+        absent = [name for name, value in ids.items() if value is None]
         if absent:
-            raise ModelError(f"Expected ids of the placeholder tokens in the configuration, but {', '.join(absent)} is None.")
+            raise ModelError(
+                f"Expected ids of the placeholder tokens in the configuration, but {', '.join(absent)} is None. "
+                "Set them with the processor: processor.register(config)."
+            )
+        video, audio, history, memory = ids.values()
+        return video, audio, history, memory
 
 
 AutoConfig.register("multimood_vision", VisionConfig)

@@ -224,8 +224,9 @@ class SftTask:
         for number, (start, value, weight) in enumerate(lines):
             prefix = processor.encode_pieces([Piece(start if start == CLIENT_LINE else f"\n{start}")])
             target = self._target(start, value or "")
-            # A label counts as one whatever its tokens; a reply by its tokens, a monologue no more than a usual one.
-            per_token = weight * min(1, USUAL_REPLY / len(target)) if start == RESPONSE_LINE else weight / len(target)
+            # Every token of a label weighs the same, or labels of many tokens would seem rarer than they are; a reply
+            # counts by its tokens too, but a monologue no more than a usual reply.
+            per_token = weight * min(1, USUAL_REPLY / len(target)) if start == RESPONSE_LINE else weight
             ids += prefix + target
             weights += [0.0] * len(prefix) + [per_token] * len(target)
             numbers += [-1] * len(prefix) + [number] * len(target)
