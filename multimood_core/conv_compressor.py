@@ -11,6 +11,7 @@ zero whenever more than one token comes at a time. The forward pass here starts 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +143,8 @@ class ConvCompressor(nn.Module):
         before = state or self.initial_state(len(input_ids))
 
         convs, ssms = [], []
-        for layer, conv, ssm in zip(self.mamba.layers, before.conv, before.ssm, strict=True):
+        blocks: Iterable[Any] = self.mamba.layers
+        for layer, conv, ssm in zip(blocks, before.conv, before.ssm, strict=True):
             mixed, conv, ssm = self._mix(layer.mixer, layer.norm(hidden), mask, conv, ssm)
             hidden = hidden + mixed
             convs.append(conv)

@@ -51,7 +51,7 @@ def evaluate_dialogues(
     recent_turns: int | None = None,
     context: bool = True,
     seed: int = 0,
-    done: Callable[[ItemResult], None] = lambda result: None,
+    done: Callable[[ItemResult], object] = lambda result: None,
 ) -> list[ItemResult]:
     """Predict every item of the dialogues in order.
 

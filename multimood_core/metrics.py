@@ -57,7 +57,7 @@ def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bo
     """Gap between confidence and accuracy, averaged over equally wide bins of confidence (Guo et al. 2017, eq. 3)."""
     conf, right = np.asarray(confidence), np.asarray(correct, dtype=float)
     index = np.minimum((conf * bins).astype(int), bins - 1)
-    gaps = [abs(conf[index == b].mean() - right[index == b].mean()) * (index == b).sum() for b in range(bins) if (index == b).any()]
+    gaps = [abs(conf[index == b].mean() - right[index == b].mean()) * (index == b).sum() for b in np.unique(index)]
     return float(sum(gaps) / len(conf))
 
 

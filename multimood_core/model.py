@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    Cache,
     GenerationMixin,
     MambaConfig,
     PreTrainedModel,
@@ -59,22 +60,22 @@ class MultiMoodPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
 
 
-def _build_vision_tower(config: MultiMoodConfig) -> nn.Module:
-    settings = config.vision_config.settings or {}
-    if config.vision_config.tower == "siglip":
+def _build_vision_tower(config: MultiMoodConfig) -> SiglipTower | FaceTower:
+    settings = config.vision.settings or {}
+    if config.vision.tower == "siglip":
         return SiglipTower(SiglipVisionConfig(**settings))
-    if config.vision_config.tower == "face":
+    if config.vision.tower == "face":
         return FaceTower(FaceTowerConfig(**settings))
-    raise ModelError(f"The vision tower must be siglip or face, but got {config.vision_config.tower!r}.")
+    raise ModelError(f"The vision tower must be siglip or face, but got {config.vision.tower!r}.")
 
 
-def _build_audio_tower(config: MultiMoodConfig) -> nn.Module:
-    settings = config.audio_config.settings or {}
-    if config.audio_config.tower == "beats":
+def _build_audio_tower(config: MultiMoodConfig) -> BeatsTower | VoiceTower:
+    settings = config.audio.settings or {}
+    if config.audio.tower == "beats":
         return BeatsTower(BeatsConfig(**settings))
-    if config.audio_config.tower == "voice":
+    if config.audio.tower == "voice":
         return VoiceTower(VoiceTowerConfig(**settings))
-    raise ModelError(f"The audio tower must be beats or voice, but got {config.audio_config.tower!r}.")
+    raise ModelError(f"The audio tower must be beats or voice, but got {config.audio.tower!r}.")
 
 
 class MultiMoodModel(MultiMoodPreTrainedModel):
@@ -107,13 +108,27 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
     # -- modalities ------------------------------------------------------------------------------------------------
+
+    @property
+    def embedded_towers(self) -> tuple[VoiceTower, FaceTower]:
+        """The towers of the embedded model.
+
+        Raises:
+            ModelError: this model has the towers of the paper's scale.
+        """
+        if not (isinstance(self.audio_tower, VoiceTower) and isinstance(self.vision_tower, FaceTower)):
+            raise ModelError(
+                "Expected the towers voice and face, but the configuration says "
+                f"{self.config.audio.tower} and {self.config.vision.tower}. Use a configuration of the embedded model."
+            )
+        return self.audio_tower, self.vision_tower
 
     def encode_audio(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run the audio tower.
@@ -174,7 +189,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
 
     # -- splice ----------------------------------------------------------------------------------------------------
 
-    def _splice(self, embeds: Tensor, input_ids: Tensor, token_id: int | None, rows: Sequence[Tensor], what: str) -> Tensor:
+    def _splice(self, embeds: Tensor, input_ids: Tensor, token_id: int, rows: Sequence[Tensor], what: str) -> Tensor:
         mask = input_ids == token_id
         expected, got = mask.sum(1).tolist(), [len(row) for row in rows]
         if expected != got:
@@ -216,7 +231,8 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         Raises:
             ModelError: the number of placeholders differs from the number of features.
         """
-        cfg, batch, device = self.config, len(input_ids), input_ids.device
+        batch, device = len(input_ids), input_ids.device
+        video_id, audio_id, history_id, memory_id = self.config.media_token_ids
         embeds = self.get_input_embeddings()(input_ids)
 
         if video_modes is None:
@@ -229,7 +245,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             frames = torch.full((batch,), video_features.shape[1], device=device) if video_frames is None else video_frames
             for row, tokens in zip(used.tolist(), self.project_video(video_features[used], frames[used]), strict=True):
                 rows[row] = tokens.to(embeds.dtype)
-        embeds = self._splice(embeds, input_ids, cfg.video_token_id, rows, "<video>")
+        embeds = self._splice(embeds, input_ids, video_id, rows, "<video>")
 
         if audio_modes is None:
             audio_modes = torch.full((batch,), 0 if audio_features is not None else 1, device=device)
@@ -241,13 +257,19 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             mask = audio_features.new_ones(audio_features.shape[:2]) if audio_mask is None else audio_mask
             for row, tokens in zip(used.tolist(), self.project_audio(audio_features[used], mask[used]), strict=True):
                 rows[row] = tokens.to(embeds.dtype)
-        embeds = self._splice(embeds, input_ids, cfg.audio_token_id, rows, "<audio>")
+        embeds = self._splice(embeds, input_ids, audio_id, rows, "<audio>")
 
-        rows = self._history_rows(batch, history_ids, history_mask, history_memory, history_memory_mask)
-        return self._splice(embeds, input_ids, cfg.history_token_id, rows, "<history>")
+        rows = self._history_rows(batch, memory_id, history_ids, history_mask, history_memory, history_memory_mask)
+        return self._splice(embeds, input_ids, history_id, rows, "<history>")
 
     def _history_rows(
-        self, batch: int, ids: Tensor | None, mask: Tensor | None, memory: Tensor | None, memory_mask: Tensor | None
+        self,
+        batch: int,
+        memory_id: int,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        memory: Tensor | None,
+        memory_mask: Tensor | None,
     ) -> list[Tensor]:
         empty = self.history_mode.weight
         if memory is not None:
@@ -255,7 +277,8 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             return [row if len(row) else empty for row in kept]
         if ids is None or ids.shape[1] == 0:
             return [empty] * batch
-        counts = ((ids == self.config.memory_token_id) & (True if mask is None else mask.bool())).sum(1).tolist()
+        closed = ids == memory_id
+        counts = (closed if mask is None else closed & mask.bool()).sum(1).tolist()
         rows = self.compress(ids, mask).memory.split(counts)
         return [row if len(row) else empty.to(row) for row in rows]
 
@@ -276,7 +299,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         media = {name: kwargs.pop(name, None) for name in MEDIA_ARGUMENTS}
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("Pass exactly one of input_ids and inputs_embeds.")
-        if inputs_embeds is None:
+        if input_ids is not None:
             continuing = past_key_values is not None and past_key_values.get_seq_length() > 0
             # Once the prompt is cached only words follow: a placeholder among them could not be filled.
             inputs_embeds = self.get_input_embeddings()(input_ids) if continuing else self.embed(input_ids, **media)
@@ -297,16 +320,16 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
     def __init__(self, config: MultiMoodConfig) -> None:
         super().__init__(config)
         self.model = MultiMoodModel(config)
-        self.lm_head = nn.Linear(config.llm_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.llm_size, config.text.vocab_size, bias=False)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
     def forward(
@@ -358,7 +381,7 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
         logits = self.lm_head(hidden[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text.vocab_size)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -367,14 +390,11 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
             attentions=outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, past_key_values: Any = None, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, past_key_values: Cache | None = None, **kwargs: Any) -> dict[str, Any]:
         """Pass the media with the prompt only; later steps read them from the cache."""
         media = {name: kwargs.pop(name) for name in MEDIA_ARGUMENTS if name in kwargs}
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
-        )
+        parent: Any = super()
+        inputs = parent.prepare_inputs_for_generation(*args, past_key_values=past_key_values, **kwargs)
         started = past_key_values is not None and past_key_values.get_seq_length() > 0
         return inputs if started else inputs | media
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import PeftConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -117,8 +117,9 @@ def build_embedded(
     model = MultiMoodForConditionalGeneration(config)
     model.model.language_model = llm.model
     model.lm_head = llm.lm_head
-    model.model.vision_tower.network.load_state_dict(load_file(weights_path("face-tower")))
-    model.model.audio_tower.load_weights(weights_path("voice-tower"))
+    voice, face = model.model.embedded_towers
+    face.network.load_state_dict(load_file(weights_path("face-tower")))
+    voice.load_weights(weights_path("voice-tower"))
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model.eval(), processor
@@ -150,8 +151,7 @@ def save(
     if getattr(model, "_hf_peft_config_loaded", False):
         adapter = get_peft_model_state_dict(model, adapter_name=ADAPTER)
         save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in adapter.items()}, folder / "adapter_model.safetensors")
-        peft: LoraConfig = model.peft_config[ADAPTER]
-        peft.save_pretrained(str(folder))
+        model.peft_config[ADAPTER].save_pretrained(str(folder))
     (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=1) + "\n")
     (folder / "lineage.json").write_text(json.dumps(lineage, indent=1, default=str) + "\n")
 
@@ -192,7 +192,7 @@ def load(name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None) ->
 
 
 def _load_adapter(model: MultiMoodForConditionalGeneration, folder: Path) -> None:
-    result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=ADAPTER)
+    result: Any = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=ADAPTER)
     absent = [key for key in result.missing_keys if ".lora_" in key]
     if absent or result.unexpected_keys:
         raise ModelError(

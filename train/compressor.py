@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, PreTrainedModel
 
 from multimood_core.conv_compressor import ConvCompressor
 from multimood_core.dialogues import Dialogue
@@ -48,9 +48,9 @@ class CompressorConfig(LoopConfig):
 class Reconstruction(nn.Module):
     """The compressor in front of a frozen language model."""
 
-    def __init__(self, llm: nn.Module, compressor: ConvCompressor) -> None:
+    def __init__(self, llm: PreTrainedModel, compressor: ConvCompressor) -> None:
         super().__init__()
-        self.llm = llm.requires_grad_(False).eval()
+        self.llm: PreTrainedModel = llm.requires_grad_(False).eval()
         self.compressor = compressor
 
     def forward(self, history: Tensor, mask: Tensor, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
@@ -65,13 +65,13 @@ class Reconstruction(nn.Module):
         states = memory.shape[1]
         present = torch.arange(states, 0, -1, device=counts.device) <= counts[:, None]
         attention = torch.cat([present, target_mask.bool()], 1).long()
-        hidden = self.llm.model(
+        hidden = self.llm.base_model(
             inputs_embeds=torch.cat([memory, words], 1),
             attention_mask=attention,
             position_ids=(attention.cumsum(1) - 1).clamp(min=0),
         ).last_hidden_state
         kept = target_mask.bool()
-        logits = self.llm.lm_head(hidden[:, states - 1 : -1][kept]).float()
+        logits = self.llm.get_output_embeddings()(hidden[:, states - 1 : -1][kept]).float()
         expected = target[kept]
         return {
             "loss": F.cross_entropy(logits, expected),
@@ -139,7 +139,7 @@ def build(config: CompressorConfig) -> tuple[MultiMoodProcessor, Reconstruction]
         compressor.load_state_dict(load_file(config.start / "compressor.safetensors"))
     else:
         # The states stand among word embeddings: begin at their scale.
-        spread = llm.get_input_embeddings().weight.detach().float().std()
+        spread = llm.get_input_embeddings().get_parameter("weight").detach().float().std()
         nn.init.normal_(compressor.memory_projection.weight, std=float(spread) / config.hidden_size**0.5)
         nn.init.zeros_(compressor.memory_projection.bias)
     return processor, Reconstruction(llm, compressor)

@@ -31,8 +31,9 @@ from multimood_core.errors import MultiMoodError
 from multimood_core.evaluation import PROTOCOLS, ItemResult, evaluate_dialogues, evaluate_turn, score_tasks, truth_of
 from multimood_core.media import read_turn
 from multimood_core.metrics import bootstrap_interval, classification_scores, majority_class
+from multimood_core.records import LabelPrediction
 from multimood_core.registry import DEFAULT
-from train.data import HELD_OUT_SPEAKERS, read_clip_folder, read_mesc
+from train.data import HELD_OUT_SPEAKERS, Clip, read_clip_folder, read_mesc
 
 
 def _row(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
@@ -82,7 +83,7 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
     with tqdm(total=len(test), desc=f"{args.split}, {args.protocol}") as bar:
         results = evaluate_dialogues(
             engine, dialogues, args.protocol, args.rate, args.recent_turns, not args.no_context, args.seed,
-            done=lambda result: bar.update(1) and None,
+            done=lambda result: bar.update(),
         )
     return {
         "data": "mesc",
@@ -115,7 +116,8 @@ def evaluate_folder(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
         apart = HELD_OUT_SPEAKERS.get(folder.name, set())
         clips = tuple(clip for clip in clips if clip.speaker in apart)
     clips = clips[: args.limit] if args.limit else clips
-    results, unreadable = [], Counter[str]()
+    results: list[tuple[Clip, LabelPrediction | None]] = []
+    unreadable = Counter[str]()
     for clip in tqdm(clips, desc=folder.name):
         try:
             prediction = evaluate_turn(engine, read_turn(clip.path), args.transcribe)

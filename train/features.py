@@ -90,7 +90,7 @@ class FeatureCache:
         by_shard: dict[Path, list[str]] = {}
         for key in keys:
             by_shard.setdefault(self._where[key], []).append(key)
-        loaded = {}
+        loaded: dict[str, Tensor] = {}
         for shard, names in by_shard.items():
             with safe_open(shard, "pt") as file:
                 loaded |= {name: file.get_tensor(name) for name in names}

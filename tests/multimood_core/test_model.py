@@ -18,7 +18,9 @@ from tests.multimood_core.tiny import tiny_model
 HISTORY = [HistoryTurn("client", "I feel alone", "sadness"), HistoryTurn("therapist", "Since when?", "neutral", "open question")]
 
 
-def inputs(processor: MultiMoodProcessor, video: bool = True, audio: bool = True, history: bool = True) -> dict[str, torch.Tensor]:
+def inputs(
+    processor: MultiMoodProcessor, video: bool = True, audio: bool = True, history: bool = True
+) -> dict[str, torch.Tensor]:
     gen = torch.Generator().manual_seed(1)
     turns = HISTORY if history else []
     counts = {"<video>": 8 if video else 1, "<audio>": 3 if audio else 1, "<history>": len(turns) or 1}

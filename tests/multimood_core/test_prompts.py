@@ -77,8 +77,10 @@ def test_media_tokens_are_real_tokens() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Client's emotion: sadness\nTherapist's emotion: neutral\nTherapist's strategy: open question\nTherapist's response: Go on.",
-        "**Client's Emotion:** Sad\n**Therapist's emotion**: Neutral.\nTherapist's Strategy: [Open Question]\nTherapist's response:\nGo on.",
+        "Client's emotion: sadness\nTherapist's emotion: neutral\n"
+        "Therapist's strategy: open question\nTherapist's response: Go on.",
+        "**Client's Emotion:** Sad\n**Therapist's emotion**: Neutral.\n"
+        "Therapist's Strategy: [Open Question]\nTherapist's response:\nGo on.",
         "client emotion: sadness, because she cries\ntherapist emotion: neutral\nstrategy: open questions\nresponse: Go on.",
     ],
 )
