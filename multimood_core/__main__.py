@@ -18,7 +18,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from multimood_core.dialogues import read_history
 from multimood_core.errors import MultiMoodError
 from multimood_core.records import Context, Turn, TurnPrediction
-from multimood_core.registry import DEFAULT
 
 _FAILED = 2
 
@@ -32,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--history", type=Path, help="jsonl of earlier turns: speaker, text[, emotion][, strategy]")
     predict.add_argument("--problem", default="", help="the client's type of problem")
     predict.add_argument("--situation", default="", help="the client's situation")
-    predict.add_argument("--checkpoint", default=DEFAULT, help="a name in assets/checkpoints, or a folder")
+    predict.add_argument("--checkpoint", help="a name in assets/checkpoints, or a folder; the default one when absent")
     predict.add_argument("--language", help="spoken language (ISO 639-1); found out by itself when absent")
     predict.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     return parser
@@ -49,8 +48,9 @@ def run_predict(args: argparse.Namespace) -> TurnPrediction:
     media = time.monotonic() - started
 
     from multimood_core.engine import Engine, Finished
+    from multimood_core.registry import DEFAULT
 
-    engine = Engine(args.checkpoint, language=args.language)
+    engine = Engine(args.checkpoint or DEFAULT, language=args.language)
     context = Context(args.problem, args.situation)
     for event in engine.predict(turn, history, context, media_seconds=media):
         if isinstance(event, Finished):
@@ -59,8 +59,8 @@ def run_predict(args: argparse.Namespace) -> TurnPrediction:
 
 
 def as_json(prediction: TurnPrediction) -> dict[str, Any]:
-    """The documented JSON object."""
-    return asdict(prediction)
+    """The documented JSON object. What one modality shows alone belongs to the live view and is left out."""
+    return {key: value for key, value in asdict(prediction).items() if key != "expressions"}
 
 
 def _show(prediction: TurnPrediction) -> None:

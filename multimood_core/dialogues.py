@@ -79,14 +79,23 @@ def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
             file.write(json.dumps(asdict(dialogue), ensure_ascii=False) + "\n")
 
 
+def _lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The file's lines that are not empty, with their numbers. U+2028 and the like stand inside JSON and end no line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DataError(f"Expected a jsonl file of {what} at {path}, but it cannot be read: {cause}") from cause
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
 def read_dialogues(path: Path) -> list[Dialogue]:
     """Read what ``write_dialogues`` wrote.
 
     Raises:
-        DataError: a line is not a dialogue; says which line and what was wrong.
+        DataError: the file cannot be read, or a line is not a dialogue; says which line and what was wrong.
     """
     dialogues = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in _lines(path, "dialogues"):
         try:
             raw = json.loads(line)
             turns = tuple(DialogueTurn(**turn) for turn in raw["turns"])
@@ -102,14 +111,8 @@ def read_history(path: Path) -> list[HistoryTurn]:
     Raises:
         DataError: the file cannot be read, or a line is no such turn; says which line and what was expected.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as cause:
-        raise DataError(f"Expected a jsonl file of earlier turns at {path}, but it cannot be read: {cause}") from cause
     turns = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(path, "earlier turns"):
         where = f"{path}, line {number}"
         try:
             raw = json.loads(line)

@@ -102,7 +102,8 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Wall-clock seconds of a turn's stages; ``first_token`` and ``total`` count from the end of the turn."""
+    """Wall-clock seconds: how long ``media``, ``asr`` and ``towers`` took, and how long after the turn's end the
+    ``labels``, the reply's ``first_token`` and all of it (``total``) were there."""
 
     media: float
     asr: float

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -160,9 +162,9 @@ def load_modules(model: MultiMoodForConditionalGeneration, path: Path) -> None:
     """Load ``modules.safetensors`` strictly.
 
     Raises:
-        ModelError: keys or shapes differ from the model's; lists them.
+        ModelError: the file cannot be read, or keys or shapes differ from the model's; lists them.
     """
-    saved, own = load_file(path), module_state(model)
+    saved, own = _tensors(path), module_state(model)
     missing, unexpected = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
     shapes = [k for k in set(own) & set(saved) if own[k].shape != saved[k].shape]
     if missing or unexpected or shapes:
@@ -180,22 +182,35 @@ def load(name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None) ->
         ModelError: no such checkpoint, or files that do not fit together.
     """
     folder = resolve(name_or_dir)
-    config = MultiMoodConfig.from_pretrained(folder)
+    try:
+        config = MultiMoodConfig.from_pretrained(folder)
+        calibration = Calibration(**json.loads((folder / "calibration.json").read_text()))
+    except (OSError, ValueError, TypeError, StrictDataclassError) as cause:
+        raise ModelError(f"Expected config.json and calibration.json of a checkpoint in {folder}: {cause}") from cause
     model, processor = build_embedded(config, dtype)
     load_modules(model, folder / "modules.safetensors")
     if (folder / "adapter_config.json").is_file():
         model.add_adapter(PeftConfig.from_pretrained(str(folder)), adapter_name=ADAPTER)
         _load_adapter(model, folder)
-    calibration = Calibration(**json.loads((folder / "calibration.json").read_text()))
     identity = CheckpointId(folder.name, checkpoint_sha256(folder))
     return Checkpoint(identity, folder, model.eval().requires_grad_(False), processor, calibration)
 
 
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as cause:
+        raise ModelError(f"Expected a complete safetensors file at {path}, but it cannot be read: {cause}") from cause
+
+
 def _load_adapter(model: MultiMoodForConditionalGeneration, folder: Path) -> None:
-    result: Any = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=ADAPTER)
+    path = folder / "adapter_model.safetensors"
+    try:
+        result: Any = set_peft_model_state_dict(model, _tensors(path), adapter_name=ADAPTER)
+    except RuntimeError as cause:  # shapes
+        raise ModelError(f"{path} does not fit adapter_config.json: {cause}") from cause
     absent = [key for key in result.missing_keys if ".lora_" in key]
     if absent or result.unexpected_keys:
         raise ModelError(
-            f"{folder / 'adapter_model.safetensors'} does not fit adapter_config.json: missing {absent[:5]}, "
-            f"unexpected {result.unexpected_keys[:5]}."
+            f"{path} does not fit adapter_config.json: missing {absent[:5]}, unexpected {result.unexpected_keys[:5]}."
         )

@@ -7,13 +7,18 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import yaml
 
 from multimood_core.errors import DataError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+# YAML 1.1 reads 1e-3 as a word, which is why a float takes one.
+_TAKES: Final = {bool: (bool,), int: (int,), float: (int, float, str), str: (str,), Path: (str, Path)}
 
 
 def load_config(cls: type[T], argv: Sequence[str] | None = None, description: str = "") -> tuple[T, argparse.Namespace]:
@@ -28,13 +33,14 @@ def load_config(cls: type[T], argv: Sequence[str] | None = None, description: st
         The configuration, and the arguments that every stage shares (``resume``, ``dry_run``).
 
     Raises:
-        DataError: an unknown key or a value of the wrong type; says what is known.
+        DataError: an unknown key, a value of the wrong type, or a file that is no YAML; says what is known.
     """
-    keys = "\n".join(
-        f"  --{f.name}={_default(f)}  {f.metadata.get('help', '')}" for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-    )
+    keys = "\n".join(f"  --{f.name}={_default(f)}  {f.metadata.get('help', '')}" for f in dataclasses.fields(cls))
     parser = argparse.ArgumentParser(
-        description=description, epilog=f"keys:\n{keys}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog=f"keys:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a key such as --conf=1 is no short --config
     )
     parser.add_argument("--config", type=Path, help="YAML file with keys of this stage")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved step")
@@ -42,13 +48,34 @@ def load_config(cls: type[T], argv: Sequence[str] | None = None, description: st
     args, rest = parser.parse_known_args(argv)
     values: dict[str, Any] = {}
     if args.config:
-        values |= yaml.safe_load(args.config.read_text()) or {}
+        values |= _read_yaml(args.config)
+    types = typing.get_type_hints(cls)
     for word in rest:
         key, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not equals:
             raise DataError(f"Expected --key=value, got {word!r}.")
-        values[key] = yaml.safe_load(value)
+        values[key] = _typed_in(types.get(key), value)
     return from_dict(cls, values), args
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as cause:
+        raise DataError(f"Expected a YAML file with the stage's keys at {path}: {cause}") from cause
+    if not isinstance(values or {}, dict):
+        raise DataError(f"{path}: expected keys and values (key: value), got {values!r}.")
+    return values or {}
+
+
+def _typed_in(kind: Any, text: str) -> Any:
+    """A value of the command line: YAML, but a field of text takes it as it stands (``--precision=no`` is no false)."""
+    if kind in (str, Path):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as cause:
+        raise DataError(f"Expected a value in YAML, got {text!r}.") from cause
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
@@ -66,7 +93,8 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
         try:
             converted[key] = _convert(types[key], value)
         except (TypeError, ValueError) as cause:
-            raise DataError(f"{key}: expected {types[key]}, got {value!r}.") from cause
+            kind = getattr(types[key], "__name__", None) if isinstance(types[key], type) else types[key]
+            raise DataError(f"{key}: expected {kind}, got {value!r}.") from cause
     try:
         return cls(**converted)
     except TypeError as cause:
@@ -75,13 +103,15 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 
 def _convert(kind: Any, value: Any) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (tuple, dict) and not isinstance(value, dict if origin is dict else (list, tuple)):
+        raise TypeError
     if origin is tuple:
         return tuple(_convert(args[0], v) for v in value)
     if origin is dict:
         return {_convert(args[0], k): _convert(args[1], v) for k, v in value.items()}
     if args and type(None) in args:
         return None if value is None else _convert(next(a for a in args if a is not type(None)), value)
-    if kind is bool and not isinstance(value, bool):
+    if not isinstance(value, _TAKES[kind]) or (isinstance(value, bool) and kind is not bool):
         raise TypeError
     return kind(value)
 

@@ -64,25 +64,50 @@ def read_mesc(root: Path | None = None) -> dict[str, list[Dialogue]]:
         DataError: the folder is not MESC's, or the number of items differs from ``MESC_ITEMS``.
     """
     folder = (root or data_root()) / "mesc"
-    try:
-        with (folder / "MESC.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        with (folder / "split_map.csv").open(encoding="utf-8", newline="") as file:
-            about = {row["dialogue_id"]: row for row in csv.DictReader(file)}
-    except OSError as cause:
-        raise DataError(f"Expected MESC.csv and split_map.csv in {folder}: {cause}") from cause
+    places = _table(folder / "split_map.csv", ("dialogue_id", "split", "problem_type", "situation"))
+    about = {row["dialogue_id"]: row for _, row in places}
     by_dialogue: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in rows:
+    for _, row in _table(folder / "MESC.csv", ("Dialogue_ID", "Speaker", "Utterance", "Emotion", "Strategy")):
         by_dialogue[row["Dialogue_ID"]].append(row)
     splits: dict[str, list[Dialogue]] = {split: [] for split in SPLITS}
     for dialogue_id, utterances in by_dialogue.items():
-        place = about[dialogue_id]
+        place = about.get(dialogue_id, {"split": "none"})
+        if place["split"] not in SPLITS:
+            raise DataError(
+                f"{folder / 'split_map.csv'}: expected dialogue {dialogue_id} in one of {', '.join(SPLITS)}, "
+                f"got {place['split']}."
+            )
         context = Context(clean_utterance(place["problem_type"]), clean_utterance(place["situation"]))
-        splits[place["split"]].append(Dialogue(dialogue_id, place["split"], _merge(utterances), context))
+        try:
+            turns = _merge(utterances)
+        except ValueError as cause:
+            raise DataError(f"{folder / 'MESC.csv'}, dialogue {dialogue_id}: {cause}") from cause
+        splits[place["split"]].append(Dialogue(dialogue_id, place["split"], turns, context))
     found = {split: sum(1 for _ in items_of(dialogues)) for split, dialogues in splits.items()}
     if found != MESC_ITEMS:
         raise DataError(f"Expected {MESC_ITEMS} items in MESC, got {found}: the files differ from the released ones.")
     return splits
+
+
+def _table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file, each with the number of the line that it ends on.
+
+    Raises:
+        DataError: the file cannot be read, or a row lacks one of ``columns``.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as cause:
+        raise DataError(f"Expected a table ({', '.join(columns)}) at {path}, but it cannot be read: {cause}") from cause
+    if not rows or not set(columns) <= set(rows[0][1]):
+        found = ", ".join(map(str, reader.fieldnames or ())) or "nothing"
+        raise DataError(f"{path}: expected rows with columns {', '.join(columns)}, got {len(rows)} rows with {found}.")
+    for number, row in rows:
+        if any(row[column] is None for column in columns):
+            raise DataError(f"{path}, line {number}: expected a cell for each of {', '.join(columns)}, but the row is shorter.")
+    return rows
 
 
 def _merge(utterances: Iterable[dict[str, str]]) -> tuple[DialogueTurn, ...]:
@@ -105,7 +130,7 @@ def _speaker(name: str) -> Speaker:
         return "client"
     if name == "therapist":
         return "therapist"
-    raise DataError(f"Expected Client or Therapist as MESC's speaker, got {name!r}.")
+    raise ValueError(f"expected Client or Therapist as the speaker, got {name!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +160,10 @@ def read_clip_folder(folder: Path) -> ClipFolder:
         DataError: no ``labels.csv``, no ``file`` or ``emotion`` column, an unknown word, or a file that is not there.
     """
     table = folder / "labels.csv"
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as cause:
-        raise DataError(f"Expected a table labels.csv (file, emotion[, speaker]) in {folder}: {cause}") from cause
-    if not rows or not {"file", "emotion"} <= set(rows[0]):
-        raise DataError(f"{table}: expected columns file and emotion, got {', '.join(rows[0]) if rows else 'no rows'}.")
     clips, left_out = [], Counter[str]()
-    for number, row in enumerate(rows, start=2):
+    for number, row in _table(table, ("file", "emotion")):
         try:
-            emotion = emotion_of(row["emotion"] or "")
+            emotion = emotion_of(row["emotion"])
         except ValueError as cause:
             raise DataError(f"{table}, line {number}: {cause}") from cause
         if emotion is None:

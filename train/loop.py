@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -40,7 +41,7 @@ class LoopConfig:
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     precision: str = field(default="bf16", metadata={"help": "bf16, fp16 or no"})
-    save_minutes: float = field(default=5.0, metadata={"help": "a resumable state is written this often"})
+    save_minutes: float = field(default=3.0, metadata={"help": "a resumable state is written this often"})
     accumulate: int = field(default=1, metadata={"help": "batches an optimizer step"})
 
 
@@ -49,20 +50,25 @@ LossFunction = Callable[[Batch, random.Random], Mapping[str, Tensor]]
 
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make ``folder`` appear complete or not at all: fill a sibling, flush it to the disk, rename."""
+    """Make ``folder`` appear complete or not at all: fill a sibling, flush it to the disk, rename.
+
+    Raises:
+        ModelError: it cannot be written, as when the disk is full; what stood there before is untouched.
+    """
+    _recover(folder)
     staging = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
+        staging.mkdir(parents=True)
         fill(staging)
         for path in staging.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-    except OSError as cause:
+    except (OSError, RuntimeError, SafetensorError) as cause:  # torch.save and safetensors have errors of their own
         shutil.rmtree(staging, ignore_errors=True)
         raise ModelError(
-            f"Could not write {folder}: {cause}. The last complete one is untouched; make room and --resume."
+            f"Could not write {folder}: {cause}. The last complete one is untouched; make room if the disk is full, and --resume."
         ) from cause
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -70,6 +76,13 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
         folder.rename(old)
     staging.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Put the complete folder back in its place where a process died between the two renames of ``write_whole``."""
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int, rng: random.Random) -> list[list[int]]:
@@ -215,6 +228,7 @@ class Loop:
 
     def _load(self) -> None:
         folder = self.out / "state"
+        _recover(folder)
         if not folder.is_dir():
             raise ModelError(f"--resume needs {folder}, which is not there. Start without --resume.")
         module = self.accelerator.unwrap_model(self.model)
@@ -228,5 +242,22 @@ class Loop:
         state = torch.load(folder / "optimizer.pt", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        if self.accelerator.is_main_process:
+            self._forget_later_metrics()
+
+    def _forget_later_metrics(self) -> None:
+        """Drop what was logged after the state was saved: those steps are run again."""
+        path = self.out / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        kept = path.with_suffix(".partial")
+        kept.write_text("".join(line for line in lines if _logged_step(line) <= self.step))
+        kept.replace(path)
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # cut short by a kill
+        return math.inf
 
 
