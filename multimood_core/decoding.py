@@ -95,8 +95,9 @@ class AnswerDecoder:
         self._marks[task] = (self.cache.get_seq_length(), self._logits)
         names = LABELS[task][1]
         values = [self.processor.encode_value(name) for name in names]
-        temperature = getattr(self.calibration, task)
-        probabilities = (self.likelihoods(values) / temperature).softmax(-1).tolist()
+        scaling = getattr(self.calibration, task)
+        bias = torch.tensor([scaling.bias.get(name, 0.0) for name in names])
+        probabilities = (self.likelihoods(values) / scaling.temperature + bias).softmax(-1).tolist()
         best = choose or max(zip(probabilities, names, strict=True))[1]
         if best not in names:
             raise ModelError(f"Expected {task} to be one of {', '.join(names)}, got {best!r}.")

@@ -378,7 +378,7 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
         )
         hidden = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, kept])
+        logits = self.lm_head(hidden[:, kept].to(self.lm_head.weight.dtype))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text.vocab_size)

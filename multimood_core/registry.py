@@ -6,7 +6,7 @@ A checkpoint folder holds what training changed and nothing that every checkpoin
     adapter_config.json,
     adapter_model.safetensors LoRA of the language model (PEFT's own format), absent before SFT
     modules.safetensors       projectors, compressor, mode embeddings, expression heads, tower statistics
-    calibration.json          a temperature for each of the three labels
+    calibration.json          temperature and class biases of the three labels
     lineage.json              parent, data hash, settings, seeds
     README.md                 the model card
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from peft import PeftConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from multimood_core.config import MultiMoodConfig
@@ -44,12 +46,35 @@ _STATISTICS: Final = ("feature_mean", "feature_std")
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Temperatures by which the labels' log-likelihoods are divided (Guo et al. 2017), fitted on the validation split."""
+class Scaling:
+    """Calibrated logits of one label: log-likelihood / ``temperature`` + ``bias`` of the class (0 where it has none).
 
-    client_emotion: float = 1.0
-    therapist_emotion: float = 1.0
-    strategy: float = 1.0
+    A temperature (Guo et al. 2017) changes no label; a bias (Alexandari et al. 2020) mends what classes' shares are off.
+    """
+
+    temperature: float = 1.0
+    bias: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The scaling of each of the three labels, fitted on the validation split."""
+
+    client_emotion: Scaling = field(default_factory=Scaling)
+    therapist_emotion: Scaling = field(default_factory=Scaling)
+    strategy: Scaling = field(default_factory=Scaling)
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read ``calibration.json``.
+
+        Raises:
+            ModelError: the file is absent or holds something else.
+        """
+        try:
+            return cls(**{task: Scaling(**values) for task, values in json.loads(path.read_text()).items()})
+        except (OSError, ValueError, TypeError, AttributeError) as cause:
+            raise ModelError(f"Expected the three labels' scalings in {path}: {cause}") from cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +143,8 @@ def build_embedded(
     processor.register(config)
     model = MultiMoodForConditionalGeneration(config)
     model.model.language_model = llm.model
-    model.lm_head = llm.lm_head
+    # In bfloat16 a logit of 20 is rounded to eighths, which would tie labels that are not alike.
+    model.lm_head.weight = nn.Parameter(llm.lm_head.weight.detach().float(), requires_grad=False)
     voice, face = model.model.embedded_towers
     face.network.load_state_dict(load_file(weights_path("face-tower")))
     voice.load_weights(weights_path("voice-tower"))
@@ -184,7 +210,7 @@ def load(name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None) ->
     folder = resolve(name_or_dir)
     try:
         config = MultiMoodConfig.from_pretrained(folder)
-        calibration = Calibration(**json.loads((folder / "calibration.json").read_text()))
+        calibration = Calibration.load(folder / "calibration.json")
     except (OSError, ValueError, TypeError, StrictDataclassError) as cause:
         raise ModelError(f"Expected config.json and calibration.json of a checkpoint in {folder}: {cause}") from cause
     model, processor = build_embedded(config, dtype)

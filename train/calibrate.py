@@ -1,10 +1,12 @@
-"""Fit the labels' temperatures on validation reports (Guo et al. 2017) and write them into the checkpoint.
+"""Fit the labels' scalings on validation reports and write them into the checkpoint.
 
     python -m train.evaluate --data mesc --split val --protocol gold-history --checkpoint DIR --out gold.json
     python -m train.evaluate --data mesc --split val --protocol self-history --checkpoint DIR --out self.json
     python -m train.calibrate --reports gold.json self.json --checkpoint DIR
 
-A temperature changes no label, only how sure it is.
+Every label gets a temperature, which changes no label but how sure it is. ``--bias`` names labels whose classes get a
+bias each: with it their shares are as on the validation split. It is wrong for the client's emotion, since a voice or face
+without a dialogue does not come from those shares.
 """
 
 from __future__ import annotations
@@ -17,45 +19,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from multimood_core.decoding import LABELS
 from multimood_core.errors import DataError
-from multimood_core.registry import Calibration, resolve
+from multimood_core.registry import Calibration, Scaling, resolve
 
 
-def fit_temperature(log_probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature that gives the truth the highest likelihood.
+def fit_scaling(log_likelihoods: np.ndarray, truth: np.ndarray, biased: bool, decay: float = 1e-3) -> np.ndarray:
+    """Temperature and biases that give the truth the highest likelihood (bias-corrected temperature scaling).
 
     Args:
-        log_probabilities: (n, k), at temperature 1.
+        log_likelihoods: (n, k), as the model gives them.
         truth: (n,) class indices.
+        biased: fit a bias for each class; zeros otherwise.
+        decay: pull of the biases towards 0, for classes that the split hardly has.
+
+    Returns:
+        (1 + k,): temperature, biases.
     """
+    classes = log_likelihoods.shape[1]
 
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(log_probabilities / np.exp(log_temperature), axis=1)
-        return -float(scaled[np.arange(len(truth)), truth].mean())
+    def loss(x: np.ndarray) -> float:
+        bias = x[1:] if biased else np.zeros(classes)
+        scaled = log_softmax(log_likelihoods / np.exp(x[0]) + bias, axis=1)
+        return -float(scaled[np.arange(len(truth)), truth].mean()) + decay * float(np.square(bias).sum())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x))
+    start = np.zeros(1 + classes if biased else 1)
+    found = minimize(loss, start, method="L-BFGS-B", bounds=[(-2.0, 2.0)] + [(-5.0, 5.0)] * (len(start) - 1)).x
+    return np.concatenate([np.exp(found[:1]), found[1:] if biased else np.zeros(classes)])
 
 
-def calibrate(reports: Sequence[dict[str, Any]], current: Calibration) -> Calibration:
-    """Temperatures for all three labels from reports of the validation split.
+def calibrate(reports: Sequence[dict[str, Any]], current: Calibration, biased: Sequence[str] = ()) -> Calibration:
+    """Scalings of all three labels from reports of the validation split made with ``current``.
 
     Raises:
-        DataError: a report is of another split.
+        DataError: a report is of another split, or ``biased`` names no label.
     """
     others = sorted({report.get("split", "?") for report in reports} - {"val"})
     if others:
-        raise DataError(f"Temperatures are fitted on the val split, got a report of {', '.join(others)}.")
+        raise DataError(f"Scalings are fitted on the val split, got a report of {', '.join(others)}.")
+    if set(biased) - set(LABELS):
+        raise DataError(f"Expected labels of {', '.join(LABELS)}, got {', '.join(biased)}.")
     fitted = {}
     for task, (_, names) in LABELS.items():
         items = [item for report in reports for item in report["items"] if item["truth"][task] in names]
         probabilities = np.array([[item["predicted"][task]["probabilities"][name] for name in names] for item in items])
-        # What was stored is already divided by the current temperature.
-        logits = np.log(np.clip(probabilities, 1e-12, 1)) * getattr(current, task)
-        fitted[task] = round(fit_temperature(logits, np.array([names.index(item["truth"][task]) for item in items])), 4)
+        before = getattr(current, task)
+        bias = np.array([before.bias.get(name, 0.0) for name in names])
+        likelihoods = (np.log(np.clip(probabilities, 1e-12, 1)) - bias) * before.temperature
+        truth = np.array([names.index(item["truth"][task]) for item in items])
+        scaling = fit_scaling(likelihoods, truth, task in biased).round(4).tolist()
+        fitted[task] = Scaling(scaling[0], dict(zip(names, scaling[1:], strict=True)) if task in biased else {})
     return Calibration(**fitted)
 
 
@@ -63,10 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, nargs="+", required=True)
     parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--bias", nargs="*", default=["therapist_emotion", "strategy"], help="labels with class biases")
     args = parser.parse_args(argv)
     path = resolve(args.checkpoint) / "calibration.json"
-    current = Calibration(**json.loads(path.read_text()))
-    calibration = calibrate([json.loads(report.read_text()) for report in args.reports], current)
+    reports = [json.loads(report.read_text()) for report in args.reports]
+    calibration = calibrate(reports, Calibration.load(path), args.bias)
     path.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
     print(json.dumps(asdict(calibration)))
 

@@ -248,7 +248,8 @@ class SftTask:
             lines[i, : len(row.lines)] = torch.tensor(row.lines)
         hidden = self.model.model(input_ids=ids, attention_mask=mask, **self.media(rows)).last_hidden_state
         kept = weights[:, 1:] > 0
-        logits = self.model.lm_head(hidden[:, :-1][kept]).float()
+        with torch.autocast(hidden.device.type, enabled=False):  # half precision would blur the labels' logits
+            logits = self.model.lm_head(hidden[:, :-1][kept].to(self.model.lm_head.weight.dtype)).float()
         expected, weight = ids[:, 1:][kept], weights[:, 1:][kept]
         losses = F.cross_entropy(logits, expected, reduction="none")
         right, line = (logits.argmax(-1) == expected).float(), lines[:, 1:][kept]

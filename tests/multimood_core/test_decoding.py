@@ -9,7 +9,7 @@ from multimood_core.decoding import LABELS, AnswerDecoder, Sampling
 from multimood_core.errors import ModelError
 from multimood_core.labels import EMOTIONS, STRATEGIES
 from multimood_core.prompts import CLIENT_LINE, STRATEGY_LINE, THERAPIST_LINE, Piece
-from multimood_core.registry import Calibration
+from multimood_core.registry import Calibration, Scaling
 from tests.multimood_core.tiny import tiny_model
 
 
@@ -48,7 +48,7 @@ def test_every_class_has_a_probability_and_the_likeliest_is_chosen() -> None:
 
 def test_a_temperature_flattens_and_does_not_reorder() -> None:
     plain, _ = decoder()
-    warm, _ = decoder(Calibration(client_emotion=4.0))
+    warm, _ = decoder(Calibration(client_emotion=Scaling(4.0)))
     a, b = plain.label("client_emotion"), warm.label("client_emotion")
     assert a.label == b.label
     assert max(b.probabilities.values()) < max(a.probabilities.values())
