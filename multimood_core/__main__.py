@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ from typing import Any
 
 # Nothing is ever fetched: every weight is local, and a hub that cannot be reached must not cost a minute of retries.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# bitsandbytes, which peft imports, tells on stderr which CUDA-less kernels it would like to fetch.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 from multimood_core.dialogues import read_history
 from multimood_core.errors import MultiMoodError

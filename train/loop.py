@@ -171,7 +171,7 @@ class Loop:
                     self.optimizer.step()
                     self.optimizer.zero_grad()
                 self.step += 1
-                numbers = {k: float(v) for k, v in metrics.items()}
+                numbers = {k: float(v.detach()) for k, v in metrics.items()}
                 self._log(numbers | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": time.monotonic() - started})
                 bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)
                 bar.update()
