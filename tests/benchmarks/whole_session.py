@@ -80,7 +80,7 @@ def run(served: Served) -> Session:
 def main(checkpoint: str) -> None:
     engine = Engine(checkpoint)
     engine.transcriber.load()
-    with serving(engine, port=None) as served:
+    with serving(engine, port=0) as served:
         session = run(served)
         peak = peak_resident()
     answered = session.exchanges[HISTORY // 2 :]
