@@ -15,14 +15,14 @@ from typing import Any
 
 # Nothing is ever fetched: every weight is local, and a hub that cannot be reached must not cost a minute of retries.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# bitsandbytes, which peft imports, tells on stderr which CUDA-less kernels it would like to fetch.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 from multimood_core.dialogues import read_history
 from multimood_core.errors import MultiMoodError
 from multimood_core.records import Context, Turn, TurnPrediction
 
 _FAILED = 2
+# bitsandbytes, which peft imports, tells on stderr which kernels it would like to fetch.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _parser() -> argparse.ArgumentParser:

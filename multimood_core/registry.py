@@ -136,8 +136,11 @@ def build_embedded(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = MultiMoodProcessor(tokenizer, prompt=config.prompt, recent_turns=config.recent_turns)
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or cpu_dtype())
-    # Placeholders are overwritten by the splice and never generated: their rows are only there to have an id.
+    # Placeholders are overwritten by the splice and never generated: their rows are only there to have an id. Left as
+    # they are drawn, they would move every softmax a little, another way each time the model is loaded.
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        llm.get_input_embeddings().weight[processor.media_token_ids] = 0
     config.text_config = llm.config
     config.tie_word_embeddings = bool(llm.config.tie_word_embeddings)
     processor.register(config)

@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from peft import LoraConfig
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from multimood_core.config import MultiMoodConfig
+from multimood_core.registry import ADAPTER, Checkpoint, build_embedded, load, save
+from tests.multimood_core.tiny import CALIBRATION, next_token_logits
 
 _REPO = Path(__file__).resolve().parents[2]
 
@@ -50,3 +57,27 @@ def seeded() -> torch.Generator:
     """A generator with a fixed seed; the global one is seeded too, for modules that initialise themselves."""
     torch.manual_seed(0)
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def embedded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder on the embedded weights, with projectors, compressor and LoRA drawn at random.
+
+    ``expected.safetensors`` beside it holds what the model said before it was saved.
+    """
+    torch.manual_seed(0)
+    config = MultiMoodConfig(**yaml.safe_load((_REPO / "train" / "configs" / "model_mini.yaml").read_text()))
+    model, processor = build_embedded(config, torch.float32)
+    layers = r".*language_model\.layers\.\d+\.self_attn\.[qv]_proj"
+    model.add_adapter(LoraConfig(r=2, target_modules=layers, init_lora_weights=False), adapter_name=ADAPTER)
+    folder = tmp_path_factory.mktemp("checkpoint") / "drawn"
+    folder.mkdir()
+    save(folder, model, CALIBRATION, {"stage": "test"}, dtype=torch.float32)
+    save_file({"logits": next_token_logits(model, processor)}, folder / "expected.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded(embedded_checkpoint: Path) -> Checkpoint:
+    """That checkpoint, loaded."""
+    return load(embedded_checkpoint, torch.float32)

@@ -20,7 +20,7 @@ def test_a_label_is_itself_in_any_spelling(label: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "label"),
-    [("Happy", "joy"), ("calm", "neutral"), ("ANGRY", "anger"), ("anxiety", "fear"), ("ｓａｄ", "sadness"), ("depressed", "depression")],
+    [("Happy", "joy"), ("calm", "neutral"), ("ANGRY", "anger"), ("anxiety", "fear"), ("ｓａｄ", "sadness")],
 )
 def test_synonyms_of_other_corpora(word: str, label: str) -> None:
     assert emotion_of(word) == label

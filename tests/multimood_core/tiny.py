@@ -12,8 +12,11 @@ from multimood_core.config import AudioConfig, MultiMoodConfig, VisionConfig
 from multimood_core.labels import EMOTIONS, STRATEGIES
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
+from multimood_core.records import HistoryTurn
+from multimood_core.registry import Calibration, Scaling
 
 _CORPUS = [*EMOTIONS, *STRATEGIES, "Client's emotion: Therapist's strategy: response", "I feel so alone and nobody listens"]
+CALIBRATION = Calibration(Scaling(1.5), Scaling(1.25, {"joy": -0.5}), Scaling(2.0))
 VOICE_SETTINGS = {"mel_bins": 8, "width": 12, "heads": 2, "ffn": 16, "read_layers": (1,), "window_seconds": 1.0}
 
 
@@ -61,3 +64,18 @@ def tiny_model(seed: int = 0, shared: bool = True) -> tuple[MultiMoodForConditio
     processor = tiny_processor()
     torch.manual_seed(seed)
     return MultiMoodForConditionalGeneration(tiny_config(processor, shared)).eval(), processor
+
+
+def next_token_logits(model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor) -> torch.Tensor:
+    """What ``model`` says (vocabulary,) after a prompt with video, sound and an earlier turn, all made of noise."""
+    noise = torch.Generator().manual_seed(4)
+    ids = processor.encode_prompt("nobody listens", [])
+    counts = {"<video>": model.config.video_tokens(4), "<audio>": 3, "<history>": 1}
+    with torch.no_grad():
+        return model(
+            input_ids=torch.tensor([processor.expand(ids, counts)]),
+            video_features=torch.randn(1, 4, 16, model.config.vision.hidden_size, generator=noise),
+            audio_features=torch.randn(1, 3, model.config.audio.hidden_size, generator=noise),
+            history_ids=torch.tensor([processor.encode_history_turn(HistoryTurn("client", "alone", "sadness"))]),
+            logits_to_keep=1,
+        ).logits[0, -1]
