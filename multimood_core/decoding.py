@@ -7,7 +7,6 @@ from the same cache. So nothing is ever unparsable, and every class has a probab
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -111,18 +110,30 @@ class AnswerDecoder:
         """Log-likelihood (n,) of each token string after what the cache holds."""
         first = self._logits.log_softmax(-1)
         scores = torch.stack([first[value[0]] for value in values])
-        rest = max(len(value) for value in values) - 1
-        if rest == 0:
+        chains = [value[:-1] for value in values]
+        tokens = [token for chain in chains for token in chain]
+        if not any(len(value) > 1 for value in values):
             return scores
-        cache: Any = copy.deepcopy(self.cache)
-        cache.batch_repeat_interleave(len(values))
-        ids, _ = self.processor.pad([value[:-1] or value for value in values])
+        # All strings are read at once beside each other: each token sees the prefix and its own string's tokens.
+        past, count = self.cache.get_seq_length(), len(tokens)
+        owner = torch.tensor([i for i, chain in enumerate(chains) for _ in chain])
+        step = torch.tensor([j for chain in chains for j in range(len(chain))])
+        own = (owner[:, None] == owner) & (step[:, None] >= step)
+        seen = torch.cat([torch.ones(count, past, dtype=torch.bool), own], 1)
+        dtype = self.model.get_input_embeddings().weight.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
         with torch.inference_mode():
-            logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
-        for i, value in enumerate(values):
-            for step, token in enumerate(value[1:]):
-                scores[i] += logits[i, step, token]
-        return scores
+            logits = self.model(
+                input_ids=torch.tensor([tokens]),
+                attention_mask=mask[None, None],
+                position_ids=(past + step)[None],
+                past_key_values=self.cache,
+                use_cache=True,
+            ).logits[0]
+        self.cache.crop(-count)
+        following = torch.tensor([token for value in values for token in value[1:]])
+        gains = logits.float().log_softmax(-1).gather(1, following[:, None])[:, 0]
+        return scores.index_add(0, owner, gains)
 
     def reply(self, sampling: Sampling | None = None) -> Iterator[str]:
         """The reply in pieces of text, as they come; begins anew each time it is called.

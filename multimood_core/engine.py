@@ -107,34 +107,57 @@ class HistoryMemory:
 
     model: MultiMoodForConditionalGeneration
     processor: MultiMoodProcessor
-    _units: list[list[int]] = field(default_factory=list)
-    _rows: list[Tensor] = field(default_factory=list)
-    _states: dict[int, CompressorState] = field(default_factory=dict)
     folded: int = 0
     """Tokens folded so far, over the memory's whole life: what the compression has cost."""
+    _turns: list[HistoryTurn] = field(default_factory=list)
+    _text_tokens: list[int] = field(default_factory=list)
+    _rows: Tensor | None = None
+    _states: dict[int, CompressorState] = field(default_factory=dict)
 
     def rows(self, history: Sequence[HistoryTurn]) -> Tensor:
         """``<MEM>`` states (len(history), D_llm) of ``history``."""
-        units = [self.processor.encode_history_turn(turn) for turn in history]
         same = 0
-        while same < min(len(units), len(self._units)) and units[same] == self._units[same]:
+        for known, turn in zip(self._turns, history, strict=False):
+            if known is not turn and known != turn:
+                break
             same += 1
+        if same < len(self._turns):
+            self._go_back(same)
+        for turn in history[len(self._turns) :]:
+            self._fold(turn)
+        return self._buffer(len(history))[: len(history)].clone()
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens that the turns folded last would take as text."""
+        return sum(self._text_tokens)
+
+    def _go_back(self, same: int) -> None:
         start = max((n for n in self._states if n <= same), default=0)
-        del self._units[start:], self._rows[start:]
+        del self._turns[start:], self._text_tokens[start:]
         self._states = {n: state for n, state in self._states.items() if n <= start}
-        state = self._states.get(start)
-        for unit in units[start:]:
-            with torch.inference_mode():
-                folded = self.model.model.compress(torch.tensor([unit]), state=state)
-            state = folded.state
-            self._units.append(unit)
-            self._rows.append(folded.memory[0])
-            self._states[len(self._units)] = state
-            self.folded += len(unit)
-        recent = len(self._units) - _KEPT_STATES
-        self._states = {n: s for n, s in self._states.items() if n > recent or n % _KEPT_STATES == 0}
-        width = self.model.config.llm_size
-        return torch.stack(self._rows) if self._rows else torch.zeros(0, width)
+
+    def _fold(self, turn: HistoryTurn) -> None:
+        unit = self.processor.encode_history_turn(turn)
+        count = len(self._turns)
+        with torch.inference_mode():
+            folded = self.model.model.compress(torch.tensor([unit]), state=self._states.get(count))
+            self._buffer(count + 1)[count] = folded.memory[0]
+        self._turns.append(turn)
+        self._text_tokens.append(self.processor.history_text_tokens([turn]))
+        self._states[count + 1] = folded.state
+        self.folded += len(unit)
+        passed = count + 1 - _KEPT_STATES
+        if passed % _KEPT_STATES:
+            self._states.pop(passed, None)
+
+    def _buffer(self, count: int) -> Tensor:
+        """Room for ``count`` rows; doubled when it is full, so that a long session is not copied at every turn."""
+        if self._rows is None:
+            self._rows = torch.zeros(_KEPT_STATES, self.model.config.llm_size)
+        while len(self._rows) < count:
+            self._rows = torch.cat([self._rows, torch.zeros_like(self._rows)])
+        return self._rows
 
 
 class TurnRun:
@@ -287,7 +310,7 @@ class Engine:
         memory = memory or self.memory()
         ids, media = self.prompt(transcript.text, features, history, context, memory)
         decoder = AnswerDecoder(self.model, self.processor, self.checkpoint.calibration, ids, media)
-        tokens = TokenCounts(self.processor.history_text_tokens(history), len(history), ids.shape[1], 0)
+        tokens = TokenCounts(memory.text_tokens, len(history), ids.shape[1], 0)
         seconds = Seconds(media_seconds, heard - started, encoded - heard, 0.0, 0.0, 0.0)
         return TurnRun(decoder, perceived, transcript, tokens, seconds, started, self.checkpoint)
 
