@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import theme
 from app.capture import LocalCapture
@@ -22,6 +31,17 @@ from multimood_core.engine import Engine
 
 MAX_UPLOAD: Final = "200mb"  # ten minutes of a phone's video
 CACHE_SECONDS: Final = 600  # how long Gradio's own copy of an upload may lie, and how often it looks
+# Gradio's page makes functions from text and styles elements, hence the two unsafe words; no other host may be asked.
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Permissions-Policy": "camera=(self), microphone=(self), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +68,87 @@ def build(sessions: Sessions, capture: str) -> gr.Blocks:
     return page
 
 
+class Guarded:
+    """Adds the headers by which the browser itself keeps the page to this server, and tells it not to be framed.
+
+    Args:
+        app: the ASGI app around which this stands.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, guarded if scope["type"] == "http" else send)
+
+
+def web_app(sessions: Sessions, glancer: Glancer, host: str, port: int, capture: str) -> FastAPI:
+    """The page and the capture stream as one ASGI app."""
+    stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
+    web = FastAPI(openapi_url=None, routes=stream.routes, middleware=[Middleware(Guarded)])
+    return gr.mount_gradio_app(
+        web,
+        build(sessions, capture).queue(default_concurrency_limit=None, api_open=False),
+        path="/",
+        server_name=host,
+        server_port=port,
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        ssr_mode=False,
+        theme=theme.theme(),
+        css=theme.style(),
+        head=theme.head(),
+    )
+
+
 @contextmanager
-def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = 7860, capture: str = "browser") -> Iterator[Served]:
+def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: str = "browser") -> Iterator[Served]:
     """Serves the app as long as the block runs.
 
     Args:
         engine: the loaded model.
         host: a loopback address.
-        port: None takes any free one from 7860 on.
+        port: 0 takes any free one.
         capture: ``browser`` or ``local``.
+
+    Raises:
+        OSError: the address cannot be served on.
     """
-    worker = Worker()
-    sessions = Sessions(engine, worker)
-    glancer = Glancer(engine, sessions)
-    stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
-    page = build(sessions, capture)
-    with tempfile.TemporaryDirectory(prefix="multimood-") as folder:
+    with contextlib.ExitStack() as cleanup:
+        listener = cleanup.enter_context(socket.create_server((host, port), family=_family(host)))
+        folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="multimood-"))
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads lie in a folder of this user alone, which goes with the app
-        try:
-            _, url, _ = page.queue(default_concurrency_limit=None, api_open=False).launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=False,
-                allowed_paths=[],
-                max_file_size=MAX_UPLOAD,
-                footer_links=[],
-                theme=theme.theme(),
-                css=theme.style(),
-                head=theme.head(),
-                app_kwargs={"routes": stream.routes},
-            )
-            yield Served(url, sessions, glancer, worker)
-        finally:
-            page.close(verbose=False)
-            glancer.close()
-            worker.close()
+        worker = Worker()
+        cleanup.callback(worker.close)
+        sessions = Sessions(engine, worker)
+        glancer = Glancer(engine, sessions)
+        cleanup.callback(glancer.close)
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            web_app(sessions, glancer, host, port, capture), log_level="warning", timeout_graceful_shutdown=5
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="multimood-web", daemon=True)
+        thread.start()
+        cleanup.callback(thread.join, 15)
+        cleanup.callback(setattr, server, "should_exit", True)
+        while not server.started:
+            if not thread.is_alive():
+                raise OSError(f"the web server did not start on {host}:{port}; its messages are above")
+            time.sleep(0.05)
+        shown = f"[{host}]" if ":" in host else host
+        yield Served(f"http://{shown}:{port}/", sessions, glancer, worker)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

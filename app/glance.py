@@ -29,6 +29,8 @@ VOICE_SECONDS: Final = 2.0  # sound that the voice's read-out hears
 VOICE_EVERY: Final = 0.25  # seconds of new sound between two of its read-outs
 SMOOTHING: Final = 0.6  # seconds in which a change reaches 63 %: single frames flicker
 PAUSE: Final = 0.02  # seconds between looks for something new
+QUIET_SECONDS: Final = 4.0
+QUIET_DBFS: Final = -40.0  # RMS of the loudest tenth of a second; speech at arm's length reaches -30 to -15
 STALE: Final = 30.0  # seconds without data after which an open turn counts as abandoned
 
 log = logging.getLogger("multimood.app")
@@ -44,13 +46,18 @@ class Glance:
     speaking: bool = False
     spoke: bool = False
     ended: bool = False
-    level: float = float("-inf")
+    loudest: float = float("-inf")
     looks: int = 0
     _picture: int = 0
     _heard: int = 0
     _voiced: int = 0
     _looked: float = field(default_factory=time.monotonic)
     _ends: EndOfTurn | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether seconds of sound have come without speech, and all too weak for it."""
+        return not self.spoke and self._heard > QUIET_SECONDS * SAMPLE_RATE and self.loudest < QUIET_DBFS
 
 
 class Glancer:
@@ -126,7 +133,7 @@ class Glancer:
             glance.ended = glance.ended or event.kind == "turn_ended"
         glance.speaking = glance._ends.speaking
         glance.spoke = glance.spoke or glance.speaking
-        glance.level = level_dbfs(new)
+        glance.loudest = max(glance.loudest, level_dbfs(new))
         if glance.speaking and glance._heard - glance._voiced >= VOICE_EVERY * SAMPLE_RATE:
             glance._voiced = glance._heard
             features = self._engine.encode(Turn(waveform=Waveform(buffer.latest_sound(VOICE_SECONDS))))

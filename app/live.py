@@ -136,7 +136,7 @@ def build_live(sessions: Sessions, capture: str) -> None:
                 start = gr.Button("Start turn", elem_id="mm-start", variant="primary", min_width=80)
                 end = gr.Button("End turn", elem_id="mm-end", variant="primary", min_width=80)
                 html('<button type="button" class="mm-plain" data-page="cancel">Discard</button>', "mm-cancel")
-            gr.Checkbox(True, label="End it when speech pauses", elem_id="mm-auto", container=False)
+            gr.Checkbox(True, label="End it when speech pauses", elem_id="mm-auto", container=False, interactive=True)
             typed = gr.Textbox(
                 label="Or type what the client says", lines=2, max_lines=6, elem_id="mm-typed", submit_btn="Send"
             )
@@ -174,7 +174,9 @@ def build_live(sessions: Sessions, capture: str) -> None:
     with gr.Row(elem_id="mm-foot"):
         note = gr.Textbox(label="Session note", elem_id="mm-note", submit_btn="Add", scale=1)
         exports = html("", "mm-exports")
-        acknowledge = gr.Button("acknowledge", elem_id="mm-acknowledge", elem_classes="mm-hidden")
+        # Pressed by the page's script, not by people.
+        acknowledge = gr.Button("acknowledge", elem_id="mm-acknowledge", visible="hidden")
+        refresh = gr.Button("refresh", elem_id="mm-refresh", visible="hidden")
 
     screen = Screen(middle, panel, earlier, timeline, accept, edit, again, reject, words)
 
@@ -217,6 +219,9 @@ def build_live(sessions: Sessions, capture: str) -> None:
             gr.Warning(str(error), title="Not done")
         yield from follow(session)
 
+    def show(key: str) -> Iterator[list[Any]]:
+        yield from follow(session_of(key))
+
     out = screen.outputs
     load = gr.on(
         None, opened, [remembered, acknowledged], [token, identity, exports, problem, situation, *out],
@@ -224,7 +229,8 @@ def build_live(sessions: Sessions, capture: str) -> None:
     )  # fmt: skip
     load.then(None, None, None, js="() => window.multimood.ready()", **_QUIET)
     acknowledge.click(doing(lambda s: s.acknowledge()), token, out, **_QUIET)
-    start.click(None, None, None, js="() => window.multimood.start()", **_QUIET)
+    start.click(None, None, None, js="() => window.multimood.start()", **_QUIET).then(show, token, out, **_QUIET)
+    refresh.click(show, token, out, **_QUIET)
     end.click(
         doing(lambda s: s.end_capture()), token, out,
         js="async (...values) => { await window.multimood.stop(); return values; }", **_QUIET,

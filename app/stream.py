@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from app.capture import LocalCapture
 from app.glance import Glance, Glancer
@@ -41,7 +41,7 @@ class Stream:
 
     def __init__(self, sessions: Sessions, glancer: Glancer, local: LocalCapture | None = None) -> None:
         self._sessions, self._glancer, self._local = sessions, glancer, local
-        self.routes = [
+        self.routes: list[BaseRoute] = [
             Route(PATH, self.answer, methods=["POST"]),
             Route(EXPORT, self.export, methods=["GET"]),
         ]
@@ -142,6 +142,7 @@ def _readout(glance: Glance) -> dict[str, Any]:
         "speaking": glance.speaking,
         "spoke": glance.spoke,
         "ended": glance.ended,
+        "quiet": glance.quiet,
     }
 
 

@@ -1,8 +1,7 @@
 // Camera and microphone, keys and the notice. Talks to nothing but the page's own server.
 "use strict";
 (() => {
-  const PERIOD = 100; // ms between two requests while a turn is open
-  const FRAME_PERIOD = 120; // ms between two pictures: 8 a second
+  const PERIOD = 100; // ms between two requests, each with a picture and the sound since the last
   const SIDE = 640; // px kept of a picture's longer side
   const SOUND_AT_ONCE = 16 * 48000; // samples in one request
   const ENOUGH = 0.4; // a live read-out below it is not shown as a word
@@ -80,13 +79,14 @@
     return { context, node };
   }
 
+  const canvas = new OffscreenCanvas(1, 1); // an element's toBlob waits until the page is idle
+
   function picture(video) {
     const scale = Math.min(1, SIDE / Math.max(video.videoWidth, video.videoHeight));
-    const canvas = document.createElement("canvas");
     canvas.width = Math.round(video.videoWidth * scale);
     canvas.height = Math.round(video.videoHeight * scale);
     canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-    return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.85));
+    return canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
   }
 
   function close(media) {
@@ -170,13 +170,11 @@
   }
 
   async function run(turn) {
-    let lastFrame = 0, failures = 0;
+    let failures = 0;
     while (!turn.done) {
       const now = performance.now();
-      const due = now - lastFrame >= FRAME_PERIOD - 10;
-      if (due) lastFrame = now;
       try {
-        const found = await send(turn, due);
+        const found = await send(turn, true);
         failures = 0;
         if (!found.open) return abandon(turn, "The turn was closed: no sound or picture came for a while.");
         if (found.ended && $("#mm-auto input")?.checked && !turn.done) { $("#mm-end").click(); }
@@ -197,6 +195,7 @@
     close(turn.media);
     mode("ready");
     say(text, true);
+    $("#mm-refresh")?.click();
   }
 
   async function stop() {
@@ -228,6 +227,7 @@
     clear();
     await post({ do: "cancel" }).catch(() => {});
     say("The turn was thrown away.");
+    $("#mm-refresh")?.click();
   }
 
   // -- the read-out ----------------------------------------------------------------------------------------------
@@ -246,6 +246,7 @@
     put("#mm-voice", found.speaking || found.voice ? words(found.voice) : "no speech yet");
     put("#mm-people", found.people > 1 ? `${found.people} faces: the largest counts` : "");
     $("#mm-speaking")?.classList.toggle("mm-on", found.speaking);
+    if (found.quiet) say("The microphone is very quiet; move closer, or turn it up.");
     const local = $("#mm-local");
     if (local && found.preview) { local.src = found.preview; local.hidden = false; }
   }
@@ -266,9 +267,9 @@
   addEventListener("keydown", (event) => {
     const target = event.target;
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (target.closest?.("input, textarea, select, [contenteditable=true]")) return;
+    if (target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable=true]")) return;
     if (event.key === " ") {
-      if (target.closest?.("button, summary, a, [role=button], [role=tab]")) return; // Space presses what has the focus
+      if (target.closest?.("button, input, summary, a, [role=button], [role=tab]")) return; // Space presses what has the focus
       event.preventDefault();
       (state.turn ? $("#mm-end") : $("#mm-start"))?.click();
       return;
@@ -280,6 +281,8 @@
   });
 
   document.addEventListener("click", (event) => {
+    // After the mouse the keys are free again; who moves by keyboard keeps the focus.
+    if (event.detail > 0) event.target.closest?.("button, [type=checkbox]")?.blur();
     const button = event.target.closest?.("[data-page]");
     if (!button) return;
     const what = button.dataset.page;

@@ -1,0 +1,270 @@
+"""Whole turns through a real browser: fake camera and microphone in, labels, reply, correction and export out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import yaml
+
+from app.build import Served, serving
+from app.demo import demo_turn, draw_face
+from app.session import Exchange, Session
+from multimood_core import registry
+from multimood_core.config import MultiMoodConfig
+from multimood_core.engine import Engine
+from multimood_core.labels import EMOTIONS
+from multimood_core.media import resample
+from tests.app.browser import Visitor, browser, write_camera, write_microphone
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+REPOSITORY = Path(__file__).resolve().parents[2]
+WATCH = """() => { window.seen = {replies: []}; const look = () => {
+  const now = performance.now(), first = (name, is) => { if (is && !(name in seen)) seen[name] = now; };
+  const words = document.querySelector('#mm-now .mm-words');
+  first('words', words && !words.querySelector('.mm-faint'));
+  first('client', document.querySelector('#mm-panel .mm-client .mm-top'));
+  first('therapist', document.querySelector('#mm-panel .mm-chip.mm-on'));
+  first('strategy', document.querySelector('#mm-panel .mm-wide .mm-top'));
+  const reply = document.querySelector('#mm-now .mm-reply'), faint = reply?.querySelector('.mm-faint');
+  const text = reply && !faint ? reply.textContent.replace('▍', '') : '';
+  first('reply', text);
+  if (text && text !== seen.replies.at(-1)) seen.replies.push(text); };
+  const all = {subtree: true, childList: true, characterData: true};
+  new MutationObserver(look).observe(document.querySelector('#mm-room'), all); }"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app on an installed checkpoint, or on one with untrained projectors around the real language model."""
+    names = registry.available()
+    folder: str | Path = registry.DEFAULT if registry.DEFAULT in names else names[0] if names else ""
+    if not folder:
+        folder = tmp_path_factory.mktemp("untrained")
+        settings = yaml.safe_load((REPOSITORY / "train" / "configs" / "model_mini.yaml").read_text())
+        model, _ = registry.build_embedded(MultiMoodConfig(**settings))
+        registry.save(folder, model, registry.Calibration(), {"about": "untrained, for tests"})
+    engine = Engine(folder, language="en")
+    engine.transcriber.load()
+    with serving(engine, port=0) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A drawn face, and the demo's first sentence with three seconds of quiet after it, in a loop."""
+    folder = tmp_path_factory.mktemp("devices")
+    spoken = demo_turn(0).waveform
+    assert spoken is not None
+    sound = np.concatenate([spoken.samples, np.zeros(3 * spoken.rate, np.float32)])
+    images = [draw_face(-0.6, 0.4, i / 10) for i in range(40)]
+    return write_camera(folder / "camera.y4m", images), write_microphone(folder / "microphone.wav", sound, spoken.rate)
+
+
+def session_of(visitor: Visitor, served: Served) -> Session:
+    session = served.sessions.find(visitor.page.evaluate("() => sessionStorage.getItem('multimood.session')"))
+    assert session is not None
+    return session
+
+
+def assert_nothing_lost(visitor: Visitor, exchange: Exchange) -> None:
+    """What the page captured, what the session received, and what the clock expects are the same."""
+    page: dict[str, Any] = visitor.page.evaluate("() => window.multimood.state.counts")
+    capture = exchange.capture
+    assert capture is not None
+    seconds = page["milliseconds"] / 1000
+    assert page["samples"] == page["sent"] == capture.samples
+    assert capture.lost == 0
+    assert page["frames"] == capture.frames
+    # Sound runs from the microphone's start to the last flush; a buffer or two at either end may be missing or more.
+    assert capture.sound_seconds == pytest.approx(seconds, abs=0.4 + 0.03 * seconds), (page, capture)
+    assert 5 <= capture.frames / seconds <= 10.5, (page, capture)
+
+
+def take_turn(visitor: Visitor, served: Served, by_pause: bool, seconds: float = 6.0) -> Exchange:
+    """Speaks a turn, sees the live read-out meanwhile, and waits for the answer."""
+    page = visitor.page
+    page.locator("body").press(" ")
+    page.wait_for_selector("#mm-end:visible, #mm-message.mm-problem")
+    assert page.is_visible("#mm-end"), page.inner_text("#mm-message")
+    page.wait_for_selector("#mm-now .mm-empty")
+    page.evaluate(WATCH)
+    page.wait_for_function("() => /^[a-z]+ \\.\\d\\d$|not enough signal/.test(document.querySelector('#mm-face').textContent)")
+    page.wait_for_function("() => /^[a-z]+ \\.\\d\\d$|not enough signal/.test(document.querySelector('#mm-voice').textContent)")
+    if not by_pause:
+        page.wait_for_timeout(1000 * seconds)
+        page.locator("body").press(" ")
+    page.wait_for_selector("#mm-start:visible")
+    visitor.answered()
+    exchange = session_of(visitor, served).current
+    assert exchange is not None
+    seen = page.evaluate("() => window.seen")
+    assert seen["words"] <= seen["client"] <= seen["therapist"] <= seen["strategy"] <= seen["reply"], seen
+    assert seen["replies"][-1] == exchange.suggestion.strip()
+    if len(exchange.suggestion.split()) > 8:
+        assert len(seen["replies"]) >= 3, "the reply did not come in pieces"
+    assert all(later.startswith(earlier.rstrip()) for earlier, later in zip(seen["replies"], seen["replies"][1:], strict=False))
+    assert page.locator("#mm-panel .mm-client .mm-value").count() == len(EMOTIONS)
+    assert_nothing_lost(visitor, exchange)
+    return exchange
+
+
+def whole_session(
+    chromium: str, served: Served, camera: Path, microphone: Path, words: set[str], by_pause: bool
+) -> dict[str, Any]:
+    """Two turns with a correction between them, all decisions by keys, and the export."""
+    with browser(chromium, camera, microphone) as opened:
+        visitor = Visitor(opened.new_page(), served.url)
+        visitor.acknowledge()
+        page = visitor.page
+        if not by_pause:
+            page.uncheck("#mm-auto input")
+        first = take_turn(visitor, served, by_pause)
+        assert words & set((first.words or "").lower().replace(".", "").split()), first.words
+        assert first.modalities is not None
+        assert (first.modalities.audio, first.modalities.text) == ("used", "transcribed")
+        page.locator("body").press("7")
+        page.wait_for_selector("#mm-panel .mm-client .mm-chosen[data-key='7']")
+        assert first.corrections == {"client_emotion": EMOTIONS[6]}
+        page.locator("body").press("a")
+        visitor.decided()
+        assert (first.decision, first.said) == ("accepted", first.suggestion.strip())
+        second = take_turn(visitor, served, by_pause=False)
+        assert second.prediction is not None
+        assert second.prediction.tokens.history_compressed == 2
+        page.locator("body").press("r")
+        visitor.decided()
+        page.locator("#mm-earlier .mm-mini", has_text="joy").click()
+        page.wait_for_selector("#mm-earlier .mm-ring", state="attached")
+        assert first.corrections == {"client_emotion": "joy"}
+        with page.expect_download() as download:
+            page.click("#mm-exports a[download]")
+        assert not visitor.elsewhere, "the page asked another host"
+        assert not visitor.errors
+        return json.loads(download.value.path().read_text(encoding="utf-8"))
+
+
+def check_export(found: dict[str, Any], served: Served) -> None:
+    assert found["checkpoint"]["sha256"] == served.sessions.engine.checkpoint.id.sha256
+    assert [turn["reply"]["decision"] for turn in found["turns"]] == ["accepted", "rejected"]
+    assert found["turns"][0]["labels"]["client_emotion"]["set_by_clinician"] == "joy"
+    assert [turn["speaker"] for turn in found["history"]] == ["client", "therapist", "client"]
+    assert [turn["confirmed"] for turn in found["history"]] == [True, False, False]
+    assert all(turn["capture"]["lost"] == 0 for turn in found["turns"])
+
+
+def test_a_made_face_and_voice_go_through_the_browser(chromium: str, served: Served, devices: tuple[Path, Path]) -> None:
+    found = whole_session(chromium, served, *devices, words={"sleeping", "job", "awake"}, by_pause=True)
+    check_export(found, served)
+    assert found["turns"][0]["modalities"]["video"] == "used"
+
+
+def test_a_real_face_and_voice_go_through_the_browser(
+    chromium: str, served: Served, data_dir: Path, tmp_path: Path
+) -> None:
+    clip = data_dir / "ravdess_video" / "av_360p" / "01-01-06-02-01-01-05.mp4"  # of the eight, one that is loud enough
+    if not clip.is_file():
+        pytest.skip(f"no {clip}")
+    images, sound = [], []
+    with av.open(str(clip)) as container:
+        for frame in container.decode():
+            if isinstance(frame, av.VideoFrame):
+                images.append(frame.to_ndarray(format="rgb24", width=640, height=360))
+            else:
+                mono = frame.to_ndarray().astype(np.float32).reshape(-1, frame.samples).mean(0)
+                sound.append(mono)
+                rate = frame.sample_rate
+    camera = write_camera(tmp_path / "camera.y4m", images, fps=30)
+    waveform = resample(np.concatenate(sound), rate)
+    microphone = write_microphone(tmp_path / "microphone.wav", waveform.samples, waveform.rate)
+    # RAVDESS has two sentences: "Kids are talking by the door" and "Dogs are sitting by the door".
+    found = whole_session(chromium, served, camera, microphone, words={"door", "talking", "sitting"}, by_pause=False)
+    check_export(found, served)
+    assert all(turn["modalities"]["video"] == "used" for turn in found["turns"])
+    assert set(found["turns"][0]["expressions"]) == {"face", "voice"}
+
+
+def test_without_devices_the_words_still_work(chromium: str, served: Served) -> None:
+    with browser(chromium, None, None) as opened:
+        visitor = Visitor(opened.new_page(), served.url)
+        visitor.acknowledge()
+        page = visitor.page
+        page.click("#mm-start")
+        page.wait_for_function("() => document.querySelector('#mm-message').textContent.includes('Type the client')")
+        message = page.inner_text("#mm-message")
+        assert "microphone" in message
+        assert "camera" in message
+        page.fill("#mm-typed textarea", "I am here anyway.")
+        page.click("#mm-typed button")
+        visitor.answered()
+        assert "face: not recorded" in page.inner_text("#mm-now .mm-signals")
+        page.click("#mm-edit")
+        page.fill("#mm-draft textarea", "I am glad you are.")
+        page.click("#mm-save")
+        visitor.decided()
+        assert session_of(visitor, served).history()[-1].text == "I am glad you are."
+        page.reload()
+        page.wait_for_selector("#mm-now .mm-edited")  # the session outlives its page
+
+
+def test_over_plain_http_from_another_name_the_page_says_why(chromium: str, served: Served) -> None:
+    from playwright.sync_api import sync_playwright
+
+    from tests.app.browser import FLAGS
+
+    flags = [*FLAGS, "--host-resolver-rules=MAP clinic.test 127.0.0.1"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=flags)
+        visitor = Visitor(opened.new_page(), served.url.replace("127.0.0.1", "clinic.test"))
+        visitor.acknowledge()
+        visitor.page.click("#mm-start")
+        visitor.page.wait_for_function("() => document.querySelector('#mm-message').textContent.includes('https')")
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_two_browsers_see_their_own_and_nothing_sticks_out(chromium: str, served: Served, width: int, height: int) -> None:
+    with browser(chromium, None, None) as opened:
+        size: Any = {"width": width, "height": height}
+        mine, other = (Visitor(opened.new_context(viewport=size).new_page(), served.url) for _ in range(2))
+        for visitor in (mine, other):
+            visitor.acknowledge()
+        mine.page.fill("#mm-typed textarea", "Only mine.")
+        mine.page.click("#mm-typed button")
+        mine.answered()
+        assert "Only mine." in mine.page.inner_text("#mm-now")
+        other.page.wait_for_timeout(500)
+        assert "No turn yet" in other.page.inner_text("#mm-now")
+        assert session_of(other, served).exchanges == []
+        for visitor in (mine, other):
+            assert visitor.page.evaluate("() => document.documentElement.scrollWidth") <= width
+            assert not visitor.errors
+
+
+def test_keys_rest_while_someone_types(chromium: str, served: Served) -> None:
+    with browser(chromium, None, None) as opened:
+        visitor = Visitor(opened.new_page(), served.url)
+        visitor.acknowledge()
+        page = visitor.page
+        page.fill("#mm-typed textarea", "I am.")
+        page.click("#mm-typed button")
+        visitor.answered()
+        page.locator("#mm-note textarea, #mm-note input").first.press_sequentially("a r 1 7 ?")
+        session = session_of(visitor, served)
+        current = session.current
+        assert current is not None
+        assert (current.decision, current.corrections) == ("open", {})
+        page.locator("#mm-note textarea, #mm-note input").first.blur()
+        page.locator("body").press("?")
+        page.wait_for_selector("#mm-help[open]")
+        page.locator("#mm-help").press("a")  # a dialogue is open: keys rest
+        assert current.decision == "open"
+        page.locator("#mm-help").press("Escape")
+        page.locator("body").press("g")
+        with session.changed:
+            assert session.changed.wait_for(lambda: current.regenerations == 1 and not session.busy, 120)
