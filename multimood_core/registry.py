@@ -140,7 +140,7 @@ def build_embedded(
     # they are drawn, they would move every softmax a little, another way each time the model is loaded.
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        llm.get_input_embeddings().weight[processor.media_token_ids] = 0
+        llm.get_input_embeddings().get_parameter("weight")[processor.media_token_ids] = 0
     config.text_config = llm.config
     config.tie_word_embeddings = bool(llm.config.tie_word_embeddings)
     processor.register(config)

@@ -109,6 +109,7 @@ def test_a_single_turn_is_labelled_without_dialogue(engine: Engine, prompts: lis
     assert prompts[1]["text"] == "I can't sleep."
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 def test_scores_stand_beside_their_interval_and_calibration() -> None:
     item = next(items_of([DIALOGUE]))
     truth = truth_of(item)
