@@ -3,7 +3,7 @@
 Gradio's own streaming keeps the latest value and drops what a busy handler missed, which is right for pictures and wrong
 for sound. Here the page numbers its samples, sends a piece again until it was received, and the counts are compared.
 
-A request's body is one line of JSON, then the JPEG, then int16 samples; its token says whose turn it is.
+A request's body is one line of JSON, then JPEGs, then int16 samples; its token says whose turn it is.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from app.glance import Glance, Glancer
 from app.report import as_html, as_json
 from app.session import Phase, Session
 from app.sessions import Sessions
-from app.turn_buffer import MAX_FRAME_BYTES
+from app.turn_buffer import MAX_FRAME_BYTES, TurnBuffer
 from multimood_core.errors import DataError, MediaError, MultiMoodError
 
 PATH: Final = "/multimood/turn/{token}"
 EXPORT: Final = "/multimood/session/{token}/{name}"
-MAX_BODY: Final = 4 * 2**20  # bytes: twenty seconds of sound at 48 kHz with a picture
+MAX_BODY: Final = 8 * 2**20  # bytes: sixteen seconds of sound at 48 kHz with sixteen pictures of 400 KB
+PICTURES_AT_ONCE: Final = 16
 
 
 class Stream:
@@ -102,17 +103,31 @@ class Stream:
         buffer = session.buffer
         if session.phase is not Phase.LISTENING or buffer is None:
             return {"open": False}
-        size = _number(head, "picture", 0, MAX_FRAME_BYTES)
-        if size > len(rest) or (len(rest) - size) % 2:
-            raise DataError("Expected a picture and whole samples, got a part of them; reload the page.")
-        if size:
-            buffer.add_picture(rest[:size], _number(head, "at", 0, 86_400_000) / 1000)
+        rest = self._pictures(buffer, head, rest)
         received = 0
         if "rate" in head:
-            samples = np.frombuffer(rest[size:], "<i2")
+            if len(rest) % 2:
+                raise DataError("Expected whole samples, got a part of one; reload the page.")
+            samples = np.frombuffer(rest, "<i2")
             received = buffer.add_sound(samples, _number(head, "rate", 1000, 768_000), _number(head, "offset", 0, 2**40))
         preview = self._local.preview(session) if self._local is not None else None
         return {"open": True, "received": received, **_readout(self._glancer.of(buffer)), "preview": preview}
+
+    def _pictures(self, buffer: TurnBuffer, head: Mapping[str, Any], rest: bytes) -> bytes:
+        """Appends the pictures, without those that came before, and returns what follows them."""
+        listed = head.get("pictures", [])
+        if not isinstance(listed, list) or len(listed) > PICTURES_AT_ONCE:
+            raise DataError(f"Expected a list of at most {PICTURES_AT_ONCE} pictures; reload the page.")
+        known = buffer.counts.frames - _number(head, "first", 0, 2**31)
+        for index, entry in enumerate(listed):
+            match entry:
+                case [int(size), int(moment)] if 0 < size <= min(MAX_FRAME_BYTES, len(rest)) and 0 <= moment < 2**31:
+                    if index >= known:
+                        buffer.add_picture(rest[:size], moment / 1000)
+                    rest = rest[size:]
+                case _:
+                    raise DataError(f"Expected a picture's size and milliseconds, got {entry!r}; reload the page.")
+        return rest
 
 
 def _parse(body: bytes) -> tuple[Mapping[str, Any], bytes]:

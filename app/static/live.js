@@ -1,7 +1,8 @@
 // Camera and microphone, keys and the notice. Talks to nothing but the page's own server.
 "use strict";
 (() => {
-  const PERIOD = 100; // ms between two requests, each with a picture and the sound since the last
+  const PERIOD = 100; // ms between two pictures, and between two requests with what has gathered since the last
+  const PICTURES_AT_ONCE = 16;
   const SIDE = 640; // px kept of a picture's longer side
   const SOUND_AT_ONCE = 16 * 48000; // samples in one request
   const ENOUGH = 0.4; // a live read-out below it is not shown as a word
@@ -31,9 +32,9 @@
 
   function mode(name) { document.body.dataset.mm = name; }
 
-  async function post(head, picture, sound) {
-    const parts = [JSON.stringify({ ...head, picture: picture ? picture.size : 0 }) + "\n"];
-    if (picture) parts.push(picture);
+  async function post(head, pictures = [], sound = null) {
+    const parts = [JSON.stringify({ ...head, pictures: pictures.map(({ blob, at }) => [blob.size, at]) }) + "\n"];
+    for (const { blob } of pictures) parts.push(blob);
     if (sound) parts.push(sound);
     const answer = await fetch(`multimood/turn/${token()}`, { method: "POST", body: new Blob(parts) });
     const found = await answer.json();
@@ -122,7 +123,7 @@
       state.starting = false;
       return;
     }
-    const turn = { media, queue: [], queued: 0, sent: 0, frames: 0, begun: performance.now(), done: false, rate: 0 };
+    const turn = { media, queue: [], queued: 0, sent: 0, pictures: [], frames: 0, begun: performance.now(), done: false, rate: 0 };
     if (media.sound) {
       turn.rate = media.sound.context.sampleRate;
       media.sound.node.port.onmessage = ({ data }) => {
@@ -134,11 +135,23 @@
     state.turn = turn;
     state.starting = false;
     mode("listening");
-    turn.loop = run(turn);
+    const seeing = media.stream?.getVideoTracks().length ? photograph(turn) : null;
+    turn.loop = Promise.all([run(turn), seeing]);
   }
 
-  function sound(turn) {
-    // What was sent stays in the queue until the server has said that it came.
+  // Pictures are taken by the clock, whether or not the last request was answered yet.
+  async function photograph(turn) {
+    const video = $("#mm-video");
+    while (!turn.done) {
+      const now = performance.now();
+      if (video.readyState >= 2 && turn.pictures.length < 50) {
+        turn.pictures.push({ blob: await picture(video), at: Math.round(now - turn.begun) });
+      }
+      await wait(Math.max(0, PERIOD - (performance.now() - now)));
+    }
+  }
+
+  function gathered(turn) {
     const all = new Int16Array(turn.queue.reduce((sum, block) => sum + block.length, 0));
     let at = 0;
     for (const block of turn.queue) { all.set(block, at); at += block.length; }
@@ -146,22 +159,17 @@
     return all.subarray(0, SOUND_AT_ONCE);
   }
 
-  async function send(turn, withPicture) {
-    const head = { do: "data" };
-    let image = null, samples = null;
-    const video = $("#mm-video");
-    if (withPicture && turn.media.stream?.getVideoTracks().length && video.readyState >= 2) {
-      image = await picture(video);
-      head.at = Math.round(performance.now() - turn.begun);
-    }
-    if (turn.rate) {
-      samples = sound(turn);
-      Object.assign(head, { rate: turn.rate, offset: turn.sent });
-    }
-    const found = await post(head, image, samples);
+  // What was sent stays queued until the server has said that it came; it leaves out what comes twice.
+  async function send(turn) {
+    const head = { do: "data", first: turn.frames };
+    const pictures = turn.pictures.slice(0, PICTURES_AT_ONCE);
+    const sound = turn.rate ? gathered(turn) : null;
+    if (sound) Object.assign(head, { rate: turn.rate, offset: turn.sent });
+    const found = await post(head, pictures, sound);
     if (!found.open) return found;
-    if (image) turn.frames += 1;
-    if (samples) {
+    turn.pictures.splice(0, pictures.length);
+    turn.frames += pictures.length;
+    if (sound) {
       turn.queue = [turn.queue[0].subarray(found.received - turn.sent), ...turn.queue.slice(1)];
       turn.sent = found.received;
     }
@@ -174,7 +182,7 @@
     while (!turn.done) {
       const now = performance.now();
       try {
-        const found = await send(turn, true);
+        const found = await send(turn);
         failures = 0;
         if (!found.open) return abandon(turn, "The turn was closed: no sound or picture came for a while.");
         if (found.ended && $("#mm-auto input")?.checked && !turn.done) { $("#mm-end").click(); }
@@ -207,7 +215,9 @@
     state.turn = null;
     if (turn.media.sound) {
       await Promise.race([new Promise((done) => { turn.flushed = done; turn.media.sound.node.port.postMessage("flush"); }), wait(500)]);
-      for (let i = 0; i < 20 && turn.sent < turn.queued; i++) await send(turn, false).catch(() => wait(200));
+          }
+    for (let i = 0; i < 20 && (turn.sent < turn.queued || turn.pictures.length); i++) {
+      await send(turn).catch(() => wait(200));
     }
     state.counts = { samples: turn.queued, sent: turn.sent, rate: turn.rate, frames: turn.frames,
       milliseconds: performance.now() - turn.begun };

@@ -45,8 +45,8 @@ def client(stream: Stream) -> TestClient:
     return TestClient(Starlette(routes=stream.routes))
 
 
-def body(head: dict[str, Any], picture: bytes = b"", sound: np.ndarray | None = None) -> bytes:
-    line = json.dumps({**head, "picture": len(picture)}).encode() + b"\n"
+def body(head: dict[str, Any], picture: bytes = b"", at: int = 0, sound: np.ndarray | None = None) -> bytes:
+    line = json.dumps({**head, "pictures": [[len(picture), at]] if picture else []}).encode() + b"\n"
     return line + picture + (b"" if sound is None else sound.astype("<i2").tobytes())
 
 
@@ -59,8 +59,9 @@ def test_a_turn_flows_in_and_the_readout_flows_back(client: TestClient, session:
     found: dict[str, Any] = {}
     for index, start in enumerate(range(0, len(voice), 1600)):
         picture = jpeg(draw_face(0.5, 0.0, index / 10))
-        head = {"do": "data", "at": 100 * index, "rate": 16_000, "offset": start}
-        found = client.post(address, content=body(head, picture, voice[start : start + 1600])).json()
+        head = {"do": "data", "first": index, "rate": 16_000, "offset": start}
+        for _ in range(1 + index % 2):  # the page did not hear the answer, and sends the same once more
+            found = client.post(address, content=body(head, picture, 100 * index, voice[start : start + 1600])).json()
         assert found["received"] == min(len(voice), start + 1600)
         time.sleep(0.02)
     deadline = time.monotonic() + 30
@@ -126,8 +127,12 @@ def test_no_body_breaks_the_stream(stream: Stream, session: Session, data: bytes
 @pytest.mark.parametrize(
     "head",
     [
-        {"do": "data", "picture": 10**9},
-        {"do": "data", "picture": 3},
+        {"do": "data", "pictures": [[10**9, 0]]},
+        {"do": "data", "pictures": [[3, 0]]},
+        {"do": "data", "pictures": [3]},
+        {"do": "data", "pictures": [[0, 0]] * 99},
+        {"do": "data", "pictures": {}},
+        {"do": "data", "first": "none"},
         {"do": "data", "rate": 1},
         {"do": "data", "rate": 48_000, "offset": -1},
         {"do": "data", "rate": "48000"},
@@ -141,7 +146,7 @@ def test_a_head_that_fits_nothing_is_refused(stream: Stream, session: Session, h
 
 
 def test_a_body_without_end_is_cut_off(client: TestClient, session: Session) -> None:
-    assert client.post(f"/multimood/turn/{session.token}", content=bytes(5 * 2**20)).status_code == 413
+    assert client.post(f"/multimood/turn/{session.token}", content=bytes(9 * 2**20)).status_code == 413
 
 
 def test_an_abandoned_turn_is_closed(
