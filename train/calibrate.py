@@ -25,6 +25,7 @@ from scipy.special import log_softmax
 from multimood_core.decoding import LABELS
 from multimood_core.errors import DataError
 from multimood_core.registry import Calibration, Scaling, resolve
+from train.config import run_command
 
 
 def fit_scaling(log_likelihoods: np.ndarray, truth: np.ndarray, biased: bool, decay: float = 1e-3) -> np.ndarray:
@@ -89,4 +90,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,19 +1,23 @@
 """Write a checkpoint's model card from its reports, so that no score in it is typed.
 
-    python -m train.card --checkpoint assets/checkpoints/mini-sft --reports R1.json R2.json ...
+    python -m train.card --checkpoint mini-sft --reports R1.json R2.json ... [--readme README.md]
 
-The reports are those of ``train.evaluate``; they are kept beside the card without their single items.
+The reports are those of ``train.evaluate``; they are kept beside the card without their single items. ``--readme`` also
+writes their tables between the two result marks of that file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from multimood_core.errors import DataError
 from multimood_core.registry import checkpoint_sha256, resolve
+from train.config import run_command
 from train.data import HELD_OUT_SPEAKERS
 
 _CARD: Final = """# {name}
@@ -69,17 +73,50 @@ def _block(report: dict[str, Any], command: str) -> str:
     return "\n".join(lines)
 
 
+_MARKS: Final = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def tables(reports: Sequence[dict[str, Any]]) -> str:
+    """The README's two tables: MESC by protocol, and clips by folder."""
+    dialogues = [r for r in reports if r["data"] == "mesc"]
+    clips = [r for r in reports if r["data"] != "mesc"]
+    lines = [
+        "MESC test split, accuracy / weighted F1:\n",
+        "| command | system | n | client's emotion | therapist's emotion | strategy |",
+        "|---|---|---|---|---|---|",
+    ]
+    for report in dialogues:
+        for name, tasks in {"**mini-sft**": report["tasks"], **report["baselines"]}.items():
+            cells = [
+                f"{100 * tasks[t]['accuracy']:.2f} / {100 * tasks[t]['weighted_f1']:.2f}" if t in tasks else ""
+                for t in report["tasks"]
+            ]
+            command = f"`{report['command']}`" if tasks is report["tasks"] else ""
+            lines.append(f"| {command} | {name} | {report['n']} | {' | '.join(cells)} |")
+    lines += [
+        "\nVoice or face alone, people never trained on, recall averaged over the classes (UAR):\n",
+        "| command | n | mini-sft | majority class |",
+        "|---|---|---|---|",
+    ]
+    for report in clips:
+        ours, common = (t["client_emotion"]["uar"] for t in (report["tasks"], report["baselines"]["majority"]))
+        lines.append(f"| `{report['command']}` | {report['n']} | {100 * ours:.1f} | {100 * common:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--reports", type=Path, nargs="+", required=True)
+    parser.add_argument("--readme", type=Path, help="a file with result marks")
     args = parser.parse_args(argv)
     folder = resolve(args.checkpoint)
     (folder / "reports").mkdir(exist_ok=True)
-    blocks = []
+    blocks, reports = [], []
     for path in args.reports:
         report = {k: v for k, v in json.loads(path.read_text()).items() if k != "items"}
         (folder / "reports" / path.name).write_text(json.dumps(report, indent=1) + "\n")
+        reports.append(report)
         blocks.append(_block(report, report["command"]))
     card = _CARD.format(
         name=folder.name,
@@ -90,7 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     (folder / "README.md").write_text(card)
     print(folder / "README.md")
+    if args.readme:
+        text = args.readme.read_text()
+        if not _MARKS.search(text):
+            raise DataError(f"Expected the marks <!-- results: ... --> and <!-- /results --> in {args.readme}.")
+        args.readme.write_text(_MARKS.sub(lambda mark: mark[1] + tables(reports) + mark[2], text))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

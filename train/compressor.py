@@ -26,7 +26,7 @@ from multimood_core.processor import MultiMoodProcessor
 from multimood_core.prompts import MEMORY_TOKEN
 from multimood_core.records import HistoryTurn
 from multimood_core.weights import weights_path
-from train.config import dump_config, load_config
+from train.config import dump_config, load_config, run_command
 from train.data import read_mesc
 from train.loop import Loop, LoopConfig, write_whole
 
@@ -166,4 +166,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import yaml
 
-from multimood_core.errors import DataError
+from multimood_core.errors import DataError, MultiMoodError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 # YAML 1.1 reads 1e-3 as a word, which is why a float takes one.
 _TAKES: Final = {bool: (bool,), int: (int,), float: (int, float, str), str: (str,), Path: (str, Path)}
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's ``main``; an error made for people is one line on stderr and exit status 2, no traceback."""
+    try:
+        main()
+    except MultiMoodError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def load_config(cls: type[T], argv: Sequence[str] | None = None, description: str = "") -> tuple[T, argparse.Namespace]:

@@ -24,6 +24,7 @@ from multimood_core.errors import DataError
 from multimood_core.labels import emotion_of, strategy_of
 from multimood_core.prompts import clean_text
 from multimood_core.records import Context, Speaker
+from train.config import run_command
 
 SPLITS: Final = ("train", "val", "test")
 # Reconstructed from the paper's description; its accuracies are multiples of 1/454.
@@ -204,4 +205,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -33,6 +33,7 @@ from multimood_core.media import read_turn
 from multimood_core.metrics import bootstrap_interval, classification_scores, majority_class
 from multimood_core.records import LabelPrediction
 from multimood_core.registry import DEFAULT
+from train.config import run_command
 from train.data import HELD_OUT_SPEAKERS, Clip, read_clip_folder, read_mesc
 
 
@@ -158,7 +159,7 @@ def print_table(report: dict[str, Any]) -> None:
 
 def _command(args: argparse.Namespace) -> str:
     """What reproduces the report, without paths of this machine."""
-    words = ["python -m train.evaluate", "--data", args.data if args.data == "mesc" else Path(args.data).name]
+    words = ["python -m train.evaluate", "--data", args.data if args.data == "mesc" else f"$MULTIMOOD_DATA/{Path(args.data).name}"]
     if args.data == "mesc":
         words += ["--split", args.split, "--protocol", args.protocol]
         words += ["--rate", str(args.rate)] if args.protocol == "corrected-history" else []
@@ -193,4 +194,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

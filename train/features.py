@@ -33,6 +33,7 @@ from multimood_core.media import read_turn
 from multimood_core.records import SAMPLE_RATE
 from multimood_core.voice_tower import VoiceTower
 from multimood_core.weights import weights_path
+from train.config import run_command
 from train.data import Clip, data_root, read_clip_folder
 
 SHARD: Final = 256  # entries
@@ -217,4 +218,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -145,6 +145,8 @@ class Loop:
         Raises:
             ModelError: the loss is no longer a number, or a state to resume from is not there.
         """
+        if not resume and (self.out / "state").exists():
+            raise ModelError(f"{self.out} holds a run already: --resume goes on with it, --out=FOLDER starts another.")
         self.out.mkdir(parents=True, exist_ok=True)
         if resume:
             self._load()

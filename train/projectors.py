@@ -27,7 +27,7 @@ from multimood_core.face_tower import FACE_CLASS_COUNTS, FACE_CLASSES
 from multimood_core.labels import MEDIA_EMOTIONS
 from multimood_core.model import MultiMoodForConditionalGeneration, MultiMoodModel
 from multimood_core.registry import Calibration, build_embedded, save
-from train.config import dump_config, load_config
+from train.config import dump_config, load_config, run_command
 from train.data import HELD_OUT_SPEAKERS, Clip, data_root, read_clip_folder
 from train.features import ClipFeatures, Towers
 from train.loop import Loop, LoopConfig, write_whole
@@ -170,4 +170,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -47,7 +47,7 @@ from multimood_core.prompts import (
 )
 from multimood_core.records import Context, HistoryTurn
 from multimood_core.registry import ADAPTER, Calibration, build_embedded, load_modules, save
-from train.config import dump_config, load_config
+from train.config import dump_config, load_config, run_command
 from train.data import read_mesc
 from train.features import Towers
 from train.loop import Loop, LoopConfig, write_whole
@@ -344,4 +344,4 @@ def _writer(config: SftConfig, model: MultiMoodForConditionalGeneration) -> Call
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,0 +1,59 @@
+"""The model card and the README's tables hold what the reports hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from multimood_core import registry
+from multimood_core.errors import DataError
+from train.card import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    source = registry.resolve(registry.DEFAULT)
+    target = tmp_path / "copy"
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("reports", "README.md"))
+    return target
+
+
+def reports(tmp_path: Path) -> list[Path]:
+    row = {"accuracy": 0.5, "weighted_f1": 0.25, "macro_f1": 0.125, "uar": 0.4321}
+    scores = row | {"accuracy_interval": [0.4, 0.6]}
+    tasks = {task: scores for task in ("client_emotion", "therapist_emotion", "strategy")}
+    mesc = {"data": "mesc", "protocol": "gold-history", "n": 454, "tasks": tasks, "command": "C1", "items": [1, 2]}
+    mesc["baselines"] = {"majority": {task: row for task in tasks}}
+    clips = {"data": "emodb", "protocol": "clips, no words", "n": 104, "tasks": {"client_emotion": scores}, "command": "C2"}
+    clips["baselines"] = {"majority": {"client_emotion": row}}
+    paths = [tmp_path / "mesc.json", tmp_path / "clips.json"]
+    for path, report in zip(paths, (mesc, clips), strict=True):
+        path.write_text(json.dumps(report))
+    return paths
+
+
+def test_card_and_readme_are_written_from_the_reports(folder: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results: how -->\nold\n<!-- /results -->\nafter\n")
+    main(["--checkpoint", str(folder), "--readme", str(readme), "--reports", *map(str, reports(tmp_path))])
+    card, text = (folder / "README.md").read_text(), readme.read_text()
+    assert registry.checkpoint_sha256(folder) in card
+    assert "| client emotion | **this checkpoint** | 50.00 | 25.00 | 12.50 | 43.21 |" in card
+    assert "40.0 to 60.0" in card
+    assert "| `C1` | **mini-sft** | 454 | 50.00 / 25.00 | 50.00 / 25.00 | 50.00 / 25.00 |" in text
+    assert "| `C2` | 104 | 43.2 | 43.2 |" in text
+    assert text.startswith("before\n<!-- results: how -->")
+    assert text.endswith("<!-- /results -->\nafter\n")
+    assert "old" not in text
+    assert "items" not in json.loads((folder / "reports" / "mesc.json").read_text())
+
+
+def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here")
+    with pytest.raises(DataError, match="marks"):
+        main(["--checkpoint", str(folder), "--readme", str(readme), "--reports", *map(str, reports(tmp_path))])
+    assert readme.read_text() == "nothing here"
