@@ -10,7 +10,7 @@ from app.session import Exchange, Note
 from app.view import COLOURS
 from multimood_core.labels import EMOTIONS
 
-LANE: Final = 18  # px between two emotions
+LANE: Final = 15  # px between two emotions
 LEFT: Final = 84  # px for their names
 STEP: Final = 56  # px between two turns
 TOP: Final = 10

@@ -262,7 +262,7 @@ def stage_seconds(seconds: object) -> str:
     """The stages of a turn one after the other."""
     names = {"media": "clip", "asr": "words", "towers": "voice and face", "labels": "labels at", "first_token": "reply at",
              "total": "done at"}  # fmt: skip
-    return " · ".join(f"{shown} {getattr(seconds, name):.1f}" for name, shown in names.items() if getattr(seconds, name))
+    return " · ".join(f"{shown} {getattr(seconds, name):.1f}" for name, shown in names.items() if getattr(seconds, name) >= 0.05)
 
 
 # -- below: earlier turns --------------------------------------------------------------------------------------------

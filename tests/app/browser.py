@@ -23,7 +23,7 @@ FLAGS = (
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 )
-PATIENCE = 120_000  # ms; a machine that trains beside it is slow
+PATIENCE = 240_000  # ms; a machine that trains beside it is slow
 
 
 def write_camera(path: Path, images: Sequence[np.ndarray], fps: int = 10) -> Path:
@@ -86,7 +86,8 @@ class Visitor:
 
     def answered(self) -> None:
         """Waits until a reply can be decided on."""
-        self.page.wait_for_selector("#mm-accept:not([disabled])")
+        self.page.wait_for_selector("#mm-accept:not([disabled]), #mm-now .mm-problem, .toast-body")
+        assert self.page.is_enabled("#mm-accept"), self.page.inner_text("#mm-now") + self.page.inner_text("body")[-300:]
 
     def decided(self) -> None:
         """Waits until it was."""
