@@ -141,6 +141,7 @@ def build_embedded(
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         llm.get_input_embeddings().get_parameter("weight")[processor.media_token_ids] = 0
+    llm.config.name_or_path = ""  # a path of this machine has no place in a checkpoint
     config.text_config = llm.config
     config.tie_word_embeddings = bool(llm.config.tie_word_embeddings)
     processor.register(config)

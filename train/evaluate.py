@@ -159,7 +159,8 @@ def print_table(report: dict[str, Any]) -> None:
 
 def _command(args: argparse.Namespace) -> str:
     """What reproduces the report, without paths of this machine."""
-    words = ["python -m train.evaluate", "--data", args.data if args.data == "mesc" else f"$MULTIMOOD_DATA/{Path(args.data).name}"]
+    data = args.data if args.data == "mesc" else f"$MULTIMOOD_DATA/{Path(args.data).name}"
+    words = ["python -m train.evaluate", "--data", data]
     if args.data == "mesc":
         words += ["--split", args.split, "--protocol", args.protocol]
         words += ["--rate", str(args.rate)] if args.protocol == "corrected-history" else []

@@ -25,7 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from app.glance import Glance, Glancer
 from app.sessions import Sessions
@@ -36,7 +35,7 @@ from multimood_core.engine import Engine, Finished, HistoryMemory, Labelled, Rep
 from multimood_core.evaluation import predict_labels
 from multimood_core.face_detector import FaceDetector, cut
 from multimood_core.model import AUDIO_MODES, VIDEO_MODES
-from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN
+from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN, Piece
 from multimood_core.records import HistoryTurn, Turn, Waveform
 from multimood_core.registry import DEFAULT
 from multimood_core.weights import weights_path
@@ -44,7 +43,9 @@ from tests.benchmarks import scene, whole_session
 
 REPLY: Final = 40  # tokens
 VOICE: Final = 2  # seconds of sound that the read-out hears
-FREE_TOKENS: Final = 64  # free generation of three label lines takes about 25
+LABEL_LINES: Final = (
+    "Client's emotion: neutral\nTherapist's emotion: neutral\nTherapist's strategy: open question\nTherapist's response:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +115,13 @@ def answer(engine: Engine, memory: HistoryMemory, history: Sequence[HistoryTurn]
     return Timed(labels, first, last, asr, run.transcript.text, tokens)
 
 
-class _ThreeLines(StoppingCriteria):
-    """Ends free generation where the fourth line begins: the labels are written."""
-
-    def __init__(self, tokenizer: Any, prompt: int) -> None:
-        self.tokenizer, self.prompt = tokenizer, prompt
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        written = self.tokenizer.decode(input_ids[0, self.prompt :]).strip()
-        return torch.tensor([written.count("\n") >= 3])
-
-
 def free_labels(
     engine: Engine, turn: Turn, history: Sequence[HistoryTurn], towers: TurnFeatures | None = None
 ) -> tuple[int, int]:
     """The same model without the compressor and the label decoder: all history as text, the label lines generated.
+
+    As many tokens are generated as the three label lines have: weights that have not seen so long a text may stop early
+    or run on, and that is not what is timed.
 
     Returns:
         Tokens of the prompt and tokens generated.
@@ -140,6 +133,7 @@ def free_labels(
     counts = {VIDEO_TOKEN: config.video_tokens(len(features.video)), AUDIO_TOKEN: len(features.audio), HISTORY_TOKEN: 1}
     prompt = processor.encode_prompt(turn.text or "", history, scene.CONTEXT, recent_turns=len(history))
     ids = torch.tensor([processor.expand(prompt, counts)])
+    lines = len(processor.encode_pieces([Piece(LABEL_LINES)]))
     with torch.inference_mode():
         out = engine.model.generate(
             input_ids=ids,
@@ -148,10 +142,10 @@ def free_labels(
             video_modes=torch.tensor([VIDEO_MODES.index("used")]),
             audio_features=features.audio[None],
             audio_modes=torch.tensor([AUDIO_MODES.index("used")]),
-            max_new_tokens=FREE_TOKENS,
+            min_new_tokens=lines,
+            max_new_tokens=lines,
             do_sample=False,
             bad_words_ids=[[token] for token in processor.media_token_ids],
-            stopping_criteria=StoppingCriteriaList([_ThreeLines(processor.tokenizer, ids.shape[1])]),
         )
     return ids.shape[1], out.shape[1] - ids.shape[1]
 
@@ -287,7 +281,7 @@ def machine(engine: Engine) -> str:
     if cpuinfo.is_file():
         model = next((x.split(":", 1)[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")), model)
     cores = len(os.sched_getaffinity(0))
-    dtype = str(engine.model.lm_head.weight.dtype).removeprefix("torch.")
+    dtype = str(engine.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
     return (
         f"{model}, {cores} core(s) for this process of {os.cpu_count()}, load {os.getloadavg()[0]:.1f} before; "
         f"torch {torch.__version__} with {torch.get_num_threads()} thread(s), language model in {dtype}; "
