@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> Path:
 def reports(tmp_path: Path) -> list[Path]:
     row = {"accuracy": 0.5, "weighted_f1": 0.25, "macro_f1": 0.125, "uar": 0.4321}
     scores = row | {"accuracy_interval": [0.4, 0.6]}
-    tasks = {task: scores for task in ("client_emotion", "therapist_emotion", "strategy")}
+    tasks = dict.fromkeys(("client_emotion", "therapist_emotion", "strategy"), scores)
     mesc = {"data": "mesc", "protocol": "gold-history", "n": 454, "tasks": tasks, "command": "C1", "items": [1, 2]}
-    mesc["baselines"] = {"majority": {task: row for task in tasks}}
+    mesc["baselines"] = {"majority": dict.fromkeys(tasks, row)}
     clips = {"data": "emodb", "protocol": "clips, no words", "n": 104, "tasks": {"client_emotion": scores}, "command": "C2"}
     clips["baselines"] = {"majority": {"client_emotion": row}}
     paths = [tmp_path / "mesc.json", tmp_path / "clips.json"]
