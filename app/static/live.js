@@ -123,7 +123,7 @@
       state.starting = false;
       return;
     }
-    const turn = { media, queue: [], queued: 0, sent: 0, pictures: [], frames: 0, begun: performance.now(), done: false, rate: 0 };
+    const turn = { media, queue: [], queued: 0, sent: 0, pictures: [], times: [], frames: 0, begun: performance.now(), done: false, rate: 0 };
     if (media.sound) {
       turn.rate = media.sound.context.sampleRate;
       media.sound.node.port.onmessage = ({ data }) => {
@@ -146,6 +146,7 @@
       const now = performance.now();
       if (video.readyState >= 2 && turn.pictures.length < 50) {
         turn.pictures.push({ blob: await picture(video), at: Math.round(now - turn.begun) });
+        turn.times.push(now - turn.begun);
       }
       await wait(Math.max(0, PERIOD - (performance.now() - now)));
     }
@@ -219,7 +220,7 @@
     for (let i = 0; i < 20 && (turn.sent < turn.queued || turn.pictures.length); i++) {
       await send(turn).catch(() => wait(200));
     }
-    state.counts = { samples: turn.queued, sent: turn.sent, rate: turn.rate, frames: turn.frames,
+    state.counts = { samples: turn.queued, sent: turn.sent, rate: turn.rate, frames: turn.frames, times: turn.times,
       milliseconds: performance.now() - turn.begun };
     close(turn.media);
     mode("ready");

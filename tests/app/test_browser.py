@@ -83,7 +83,12 @@ def assert_nothing_lost(visitor: Visitor, exchange: Exchange) -> None:
     assert page["frames"] == capture.frames
     # Sound runs from the microphone's start to the last flush; a buffer or two at either end may be missing or more.
     assert capture.sound_seconds == pytest.approx(seconds, abs=0.4 + 0.03 * seconds), (page, capture)
-    assert 5 <= capture.frames / seconds <= 10.5, (page, capture)
+    # A browser that has to wait for the processor takes a picture late, so the usual distance between two is judged,
+    # and that none which was taken is missing.
+    assert len(page["times"]) == capture.frames
+    usual = float(np.median(np.diff([0.0, *page["times"]])))
+    assert 90 <= usual <= 200, f"a picture each {usual:.0f} ms, expected 5 to 10 a second"
+    assert capture.frames / seconds >= 2.5, (page, capture)
 
 
 def take_turn(visitor: Visitor, served: Served, by_pause: bool, seconds: float = 6.0) -> Exchange:
