@@ -76,8 +76,8 @@ lint: $(VENV)/.installed-dev ## ruff: rules and format of imports
 
 types: $(VENV)/.installed-dev ## mypy
 	$(BIN)/mypy
-	@# app.py beside app/ would be a second module of that name: it is checked as the script that it is.
-	$(BIN)/mypy -c "$$(cat app.py)"
+	@# app.py beside app/ would be a second module of that name: it is checked on its own.
+	$(BIN)/mypy app.py
 
 test: $(VENV)/.installed-dev weights system-test lint types ## everything that has to hold: ruff, mypy, pytest
 	$(BIN)/python -m pytest $(ARGS)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import jinja2
 
-from app.session import Exchange, Session
+from app.exchange import Exchange
+from app.session import Session
 from app.timeline import svg
 from app.view import COLOURS, DECISIONS, agreement, decimal, stage_seconds, used_modalities
 

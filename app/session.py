@@ -10,33 +10,28 @@ import datetime
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final
 
+from app.exchange import Decision, Exchange, Note, Source
+from app.ports import EngineLike, Run
 from app.turn_buffer import CaptureCounts, TurnBuffer
 from app.worker import Job, Worker
 from multimood_core.decoding import LABELS, Sampling
-from multimood_core.engine import Event, Finished, Labelled, Perceived, ReplyPart, Transcribed
+from multimood_core.engine import Event, Finished, Labelled, ReplyPart
 from multimood_core.errors import DataError
 from multimood_core.media import read_turn
 from multimood_core.records import (
     CheckpointId,
     Context,
     HistoryTurn,
-    LabelPrediction,
-    Modalities,
     Turn,
-    TurnPrediction,
 )
 
 MAX_TEXT: Final = 4000  # characters of a typed turn, an edited reply or a note: pages, not books
 AGAIN: Final = Sampling(temperature=0.8)  # another reply must be able to differ from the likeliest one
-
-Source = Literal["live", "clip", "typed", "demo"]
-Decision = Literal["open", "accepted", "edited", "rejected", "unused"]
 
 
 class Phase(StrEnum):
@@ -47,78 +42,6 @@ class Phase(StrEnum):
     WAITING = "waiting"
     WORKING = "working"
     DECIDING = "deciding"
-
-
-class Run(Protocol):
-    """What the session needs of ``engine.TurnRun``."""
-
-    @property
-    def transcript(self) -> Transcribed: ...
-
-    @property
-    def perceived(self) -> Perceived: ...
-
-    @property
-    def decoder(self) -> Decoder: ...
-
-    def events(self, sampling: Sampling | None = None) -> Iterator[Event]: ...
-
-
-class Decoder(Protocol):
-    """What the session needs of ``decoding.AnswerDecoder``."""
-
-    def label(self, task: str, choose: str | None = None) -> LabelPrediction: ...
-
-    def reply(self, sampling: Sampling | None = None) -> Iterator[str]: ...
-
-
-@dataclass(slots=True)
-class Exchange:
-    """A client's turn, what the model said of it, and what the clinician made of that."""
-
-    number: int
-    source: Source
-    started: datetime.datetime
-    capture: CaptureCounts | None = None
-    words: str | None = None
-    words_corrected: bool = False
-    modalities: Modalities | None = None
-    expressions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    labels: dict[str, LabelPrediction] = field(default_factory=dict)
-    corrections: dict[str, str] = field(default_factory=dict)
-    suggestion: str = ""
-    earlier_suggestions: list[str] = field(default_factory=list)
-    decision: Decision = "open"
-    said: str = ""
-    prediction: TurnPrediction | None = None
-    regenerations: int = 0
-
-    def label(self, task: str) -> str | None:
-        """The label that counts: the clinician's, else the model's, else None."""
-        predicted = self.labels.get(task)
-        return self.corrections.get(task) or (predicted.label if predicted else None)
-
-    def history(self) -> list[HistoryTurn]:
-        """The exchange as later turns see it: the client's words and, where something was said, the reply."""
-        mine = HistoryTurn(
-            "client", self.words or "", self.label("client_emotion"), confirmed="client_emotion" in self.corrections
-        )
-        if self.decision not in ("accepted", "edited"):
-            return [mine]
-        set_by_hand = {task for task in ("therapist_emotion", "strategy") if task in self.corrections}
-        # One mark stands for both labels, so a guess beside a confirmed label is left out.
-        kept = set_by_hand or {"therapist_emotion", "strategy"}
-        emotion, strategy = (self.label(t) if t in kept else None for t in ("therapist_emotion", "strategy"))
-        return [mine, HistoryTurn("therapist", self.said, emotion, strategy, confirmed=bool(set_by_hand))]
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A session note, and after how many turns it was written."""
-
-    after: int
-    written: datetime.datetime
-    text: str
 
 
 class Session:
@@ -478,24 +401,6 @@ class Session:
             if self.acknowledged is None:
                 self.acknowledged = _now()
                 self._change()
-
-
-class EngineLike(Protocol):
-    """What a session needs of ``engine.Engine``."""
-
-    @property
-    def checkpoint(self) -> HasId: ...
-
-    def memory(self) -> Any: ...
-
-    def begin(
-        self, turn: Turn, history: Sequence[HistoryTurn], context: Context, memory: Any, media_seconds: float
-    ) -> Run: ...
-
-
-class HasId(Protocol):
-    @property
-    def id(self) -> CheckpointId: ...
 
 
 def _now() -> datetime.datetime:

@@ -6,7 +6,8 @@ import threading
 import time
 from typing import Final
 
-from app.session import EngineLike, Session
+from app.ports import EngineLike
+from app.session import Session
 from app.worker import BusyError, Worker
 
 MAX_SESSIONS: Final = 64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from app.session import Exchange, Note
+from app.exchange import Exchange, Note
 from app.view import COLOURS
 from multimood_core.labels import EMOTIONS
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
-from app.session import Exchange, Phase, Session
+from app.exchange import Exchange
+from app.session import Phase, Session
 from multimood_core.labels import EMOTIONS, STRATEGIES
 from multimood_core.records import LabelPrediction, Modalities
 

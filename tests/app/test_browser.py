@@ -14,7 +14,8 @@ import yaml
 
 from app.build import Served, serving
 from app.demo import demo_turn, draw_face
-from app.session import Exchange, Session
+from app.exchange import Exchange
+from app.session import Session
 from multimood_core import registry
 from multimood_core.config import MultiMoodConfig
 from multimood_core.engine import Engine

@@ -1,0 +1,63 @@
+"""What a session keeps of each turn, and how later turns see it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.turn_buffer import CaptureCounts
+from multimood_core.records import HistoryTurn, LabelPrediction, Modalities, TurnPrediction
+
+Source = Literal["live", "clip", "typed", "demo"]
+Decision = Literal["open", "accepted", "edited", "rejected", "unused"]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A client's turn, what the model said of it, and what the clinician made of that."""
+
+    number: int
+    source: Source
+    started: datetime.datetime
+    capture: CaptureCounts | None = None
+    words: str | None = None
+    words_corrected: bool = False
+    modalities: Modalities | None = None
+    expressions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    labels: dict[str, LabelPrediction] = field(default_factory=dict)
+    corrections: dict[str, str] = field(default_factory=dict)
+    suggestion: str = ""
+    earlier_suggestions: list[str] = field(default_factory=list)
+    decision: Decision = "open"
+    said: str = ""
+    prediction: TurnPrediction | None = None
+    regenerations: int = 0
+
+    def label(self, task: str) -> str | None:
+        """The label that counts: the clinician's, else the model's, else None."""
+        predicted = self.labels.get(task)
+        return self.corrections.get(task) or (predicted.label if predicted else None)
+
+    def history(self) -> list[HistoryTurn]:
+        """The exchange as later turns see it: the client's words and, where something was said, the reply."""
+        mine = HistoryTurn(
+            "client", self.words or "", self.label("client_emotion"), confirmed="client_emotion" in self.corrections
+        )
+        if self.decision not in ("accepted", "edited"):
+            return [mine]
+        set_by_hand = {task for task in ("therapist_emotion", "strategy") if task in self.corrections}
+        # One mark stands for both labels, so a guess beside a confirmed label is left out.
+        kept = set_by_hand or {"therapist_emotion", "strategy"}
+        emotion, strategy = (self.label(t) if t in kept else None for t in ("therapist_emotion", "strategy"))
+        return [mine, HistoryTurn("therapist", self.said, emotion, strategy, confirmed=bool(set_by_hand))]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A session note, and after how many turns it was written."""
+
+    after: int
+    written: datetime.datetime
+    text: str
