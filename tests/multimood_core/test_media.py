@@ -358,7 +358,8 @@ def test_chunks_leave_no_seam_and_lose_no_sample(sizes: list[int], rate: int) ->
     pieces = [live.push(piece) for piece in np.split(x, np.cumsum(sizes)[:-1])] + [live.finish()]
     whole = media.resample(x, rate).samples
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
-    assert len(whole) == pytest.approx(len(x) * 16_000 / rate, abs=2)
+    # 3 samples are 0.2 ms; of a handful of samples in all the filter gives nothing back.
+    assert len(whole) == pytest.approx(len(x) * 16_000 / rate, abs=3)
 
 
 def test_stereo_chunks_may_be_interleaved_or_columns() -> None:
