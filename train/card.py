@@ -43,7 +43,11 @@ Frozen and not included: SmolLM2-135M-Instruct; the encoder of Whisper tiny (MIT
 | FER2013 (Goodfellow et al. 2013) | 900 faces of its training part | face | research |
 
 Kept apart and never trained on: {apart}. MESC's own video and sound are not released: in part of its turns a voice or
-face of the other sets, acted with the turn's emotion, stands in. Temperatures were fitted on MESC's validation split.
+face of the other sets, acted with the turn's emotion, stands in. Temperatures of all
+labels and class biases of the therapist's were fitted on MESC's validation split.
+
+## How it was trained
+{training}
 
 ## Scores
 Each block is one command's output; the trivial baselines stand below the model. `uar` is recall averaged over classes.
@@ -58,6 +62,13 @@ Each block is one command's output; the trivial baselines stand below the model.
 - Labels lean on earlier labels of the session: with the annotators' labels in the history (`gold-history`) the scores are
   about those of copying the last one; what a session without corrections gives is `self-history`.
 """
+
+
+def _training(lineage: dict[str, Any]) -> str:
+    """Commands, steps and what has to be known of the run, from ``lineage.json``."""
+    lines = [f"- `{command}`" for command in lineage.get("commands", ())]
+    lines += [f"- {lineage['steps']} steps of fine-tuning"] if "steps" in lineage else []
+    return "\n".join([*lines, *(f"- {note}" for note in lineage.get("notes", ()))]) or "Not recorded."
 
 
 def _block(report: dict[str, Any], command: str) -> str:
@@ -123,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rank=json.loads((folder / "adapter_config.json").read_text())["r"],
         sha256=checkpoint_sha256(folder),
         apart="; ".join(f"{name} speakers {', '.join(sorted(people))}" for name, people in HELD_OUT_SPEAKERS.items()),
+        training=_training(json.loads((folder / "lineage.json").read_text())),
         scores="\n".join(blocks),
     )
     (folder / "README.md").write_text(card)
