@@ -42,16 +42,19 @@ class Exchange:
 
     def history(self) -> list[HistoryTurn]:
         """The exchange as later turns see it: the client's words and, where something was said, the reply."""
-        mine = HistoryTurn(
-            "client", self.words or "", self.label("client_emotion"), confirmed="client_emotion" in self.corrections
-        )
+        confirmed = "client_emotion" in self.corrections
+        mine = HistoryTurn("client", self.words or "", self.label("client_emotion"), emotion_confirmed=confirmed)
         if self.decision not in ("accepted", "edited"):
             return [mine]
-        set_by_hand = {task for task in ("therapist_emotion", "strategy") if task in self.corrections}
-        # One mark stands for both labels, so a guess beside a confirmed label is left out.
-        kept = set_by_hand or {"therapist_emotion", "strategy"}
-        emotion, strategy = (self.label(t) if t in kept else None for t in ("therapist_emotion", "strategy"))
-        return [mine, HistoryTurn("therapist", self.said, emotion, strategy, confirmed=bool(set_by_hand))]
+        reply = HistoryTurn(
+            "therapist",
+            self.said,
+            self.label("therapist_emotion"),
+            self.label("strategy"),
+            emotion_confirmed="therapist_emotion" in self.corrections,
+            strategy_confirmed="strategy" in self.corrections,
+        )
+        return [mine, reply]
 
 
 @dataclass(frozen=True, slots=True)

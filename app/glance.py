@@ -104,14 +104,14 @@ class Glancer:
         """Brings ``glance`` up to the newest picture and sound of ``buffer``."""
         self._listen(buffer, glance)
         latest = buffer.latest_picture()
-        if latest is None or latest[0] == glance._picture:
+        if latest is None or latest.number == glance._picture:
             return
-        glance._picture = latest[0]
+        glance._picture = latest.number
         now = time.monotonic()
         keep = float(np.exp((glance._looked - now) / SMOOTHING))
         glance._looked = now
-        image = decode_picture(latest[1])
-        faces = self._detector.detect(image)
+        image = decode_picture(latest.data)
+        latest.faces = faces = self._detector.detect(image)
         glance.people = len(faces)
         glance.looks += 1
         if not faces:

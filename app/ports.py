@@ -6,18 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from multimood_core.decoding import Sampling
-from multimood_core.engine import Event, Perceived, Transcribed
+from multimood_core.engine import Event
 from multimood_core.records import CheckpointId, Context, HistoryTurn, LabelPrediction, Turn
 
 
 class Run(Protocol):
     """What the session needs of ``engine.TurnRun``."""
-
-    @property
-    def transcript(self) -> Transcribed: ...
-
-    @property
-    def perceived(self) -> Perceived: ...
 
     @property
     def decoder(self) -> Decoder: ...

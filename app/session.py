@@ -20,7 +20,7 @@ from app.ports import EngineLike, Run
 from app.turn_buffer import CaptureCounts, TurnBuffer
 from app.worker import Job, Worker
 from multimood_core.decoding import LABELS, Sampling
-from multimood_core.engine import Event, Finished, Labelled, ReplyPart
+from multimood_core.engine import Event, Finished, Labelled, Perceived, ReplyPart, Transcribed
 from multimood_core.errors import DataError
 from multimood_core.media import read_turn
 from multimood_core.records import (
@@ -224,23 +224,21 @@ class Session:
 
     def _answer(self, exchange: Exchange, turn: Turn, media_seconds: float) -> None:
         with self.changed:
-            self._turn, self._run = turn, None
+            self._turn = turn
             history, context = self.history(before=exchange), self.context
-        spoken = turn.waveform is not None and not turn.text
-        self._start("listening and looking" if spoken else "looking" if turn.frames is not None else "reading the words")
-        run = self._engine.begin(turn, history, context, self._memory, media_seconds)
-        with self.changed:
-            self._run = run
-            exchange.words, exchange.modalities = run.transcript.text, run.perceived.modalities
-            exchange.expressions = run.perceived.expressions
-            self.stage = "predicting"
-            self._change()
+            self._run = run = self._engine.begin(turn, history, context, self._memory, media_seconds)
+        self._start("listening" if turn.waveform is not None and not turn.text else "reading the words")
         for event in run.events():
             self._apply(exchange, event)
 
     def _apply(self, exchange: Exchange, event: Event) -> None:
         with self.changed:
-            if isinstance(event, Labelled):
+            if isinstance(event, Transcribed):
+                exchange.words, self.stage = event.text, "looking"
+            elif isinstance(event, Perceived):
+                exchange.modalities, exchange.expressions = event.modalities, event.expressions
+                self.stage = "predicting"
+            elif isinstance(event, Labelled):
                 exchange.labels[event.task] = event.prediction
                 self.stage = "writing a reply" if event.task == "strategy" else "predicting"
             elif isinstance(event, ReplyPart):

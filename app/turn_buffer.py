@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from multimood_core.errors import MediaError
 from multimood_core.media import LiveResampler, sample_indices
-from multimood_core.records import NUM_FRAMES, SAMPLE_RATE, Frames, Turn, Waveform
+from multimood_core.records import NUM_FRAMES, SAMPLE_RATE, Face, Frames, Turn, Waveform
 
 MAX_TURN_SECONDS: Final = 300.0  # five minutes of speech without a pause is no turn any more
 MAX_FRAMES: Final = 1024  # two minutes at 8 frames/s; above it every other frame goes, evenly over the turn
@@ -34,6 +34,19 @@ class CaptureCounts:
     @property
     def sound_seconds(self) -> float:
         return self.samples / self.rate if self.rate else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Picture:
+    """A camera's JPEG taken ``seconds`` after the turn began, the ``number``-th that came.
+
+    Whoever searches it for faces leaves them in ``faces``, so that nobody has to again when the turn is over.
+    """
+
+    number: int
+    seconds: float
+    data: bytes
+    faces: tuple[Face, ...] | None = None
 
 
 def decode_picture(data: bytes) -> np.ndarray:
@@ -58,7 +71,7 @@ class TurnBuffer:
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._last = self._begun
-        self._pictures: list[tuple[float, bytes]] = []
+        self._pictures: list[Picture] = []
         self._every, self._seen = 1, 0
         self._sound: list[np.ndarray] = []
         self._samples = self._lost = self._rate = 0
@@ -75,9 +88,9 @@ class TurnBuffer:
             raise MediaError(f"expected camera pictures of at most {MAX_FRAME_BYTES:,} bytes, got {len(data):,}")
         with self._lock:
             self._last = time.monotonic()
-            if self._seen % self._every == 0:
-                self._pictures.append((seconds, data))
             self._seen += 1
+            if (self._seen - 1) % self._every == 0:
+                self._pictures.append(Picture(self._seen, seconds, data))
             if len(self._pictures) >= MAX_FRAMES:
                 del self._pictures[1::2]
                 self._every *= 2
@@ -124,10 +137,10 @@ class TurnBuffer:
         with self._lock:
             return time.monotonic() - self._last
 
-    def latest_picture(self) -> tuple[int, bytes] | None:
-        """The last kept picture with the number of pictures seen, or None."""
+    def latest_picture(self) -> Picture | None:
+        """The last kept picture, or None."""
         with self._lock:
-            return (self._seen, self._pictures[-1][1]) if self._pictures else None
+            return self._pictures[-1] if self._pictures else None
 
     def sound_since(self, start: int) -> np.ndarray:
         """16 kHz samples (M,) from number ``start`` on."""
@@ -163,9 +176,13 @@ class TurnBuffer:
         frames = waveform = None
         if pictures:
             chosen = [pictures[int(i)] for i in sample_indices(len(pictures), min(NUM_FRAMES, len(pictures)))]
-            images = [decode_picture(data) for _, data in chosen]
+            images = [decode_picture(picture.data) for picture in chosen]
             same = [i for i, image in enumerate(images) if image.shape == images[-1].shape]  # a phone may be turned
-            frames = Frames(np.stack([images[i] for i in same]), np.array([chosen[i][0] for i in same]))
+            frames = Frames(
+                np.stack([images[i] for i in same]),
+                np.array([chosen[i].seconds for i in same]),
+                tuple(chosen[i].faces for i in same),
+            )
         if sound and sum(map(len, sound)):
             waveform = Waveform(np.concatenate(sound).clip(-1.0, 1.0))
         return Turn(frames=frames, waveform=waveform, seconds=seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from multimood_core.conv_compressor import CompressorState
 from multimood_core.decoding import LABELS, AnswerDecoder, Sampling
-from multimood_core.errors import MediaError
+from multimood_core.errors import MediaError, ModelError
 from multimood_core.face_detector import FaceDetector, crop_faces
 from multimood_core.labels import MEDIA_EMOTIONS
 from multimood_core.model import AUDIO_MODES, VIDEO_MODES, MultiMoodForConditionalGeneration
@@ -164,37 +164,73 @@ class TurnRun:
     """One turn being answered. ``events`` runs it once; ``reply`` writes another reply under the same or other labels."""
 
     def __init__(
-        self, decoder: AnswerDecoder, perceived: Perceived, transcript: Transcribed, tokens: TokenCounts, seconds: Seconds,
-        started: float, checkpoint: Checkpoint,
+        self, engine: Engine, turn: Turn, history: Sequence[HistoryTurn], context: Context | None, memory: HistoryMemory,
+        media_seconds: float,
     ) -> None:
-        self.decoder, self.perceived, self.transcript = decoder, perceived, transcript
-        self._tokens, self._seconds, self._started, self._checkpoint = tokens, seconds, started, checkpoint
+        self._engine, self._turn, self._history, self._context = engine, turn, history, context
+        self._memory, self._media_seconds = memory, media_seconds
+        self._decoder: AnswerDecoder | None = None
+
+    @property
+    def decoder(self) -> AnswerDecoder:
+        """What the labels and replies of this turn come from.
+
+        Raises:
+            ModelError: the turn has not been perceived yet.
+        """
+        if self._decoder is None:
+            raise ModelError("The turn has not been read yet: go through events() first.")
+        return self._decoder
 
     def events(self, sampling: Sampling | None = None) -> Iterator[Event]:
-        """Labels, reply and the whole prediction."""
+        """Words, what is seen and heard, labels, reply and the whole prediction, each as soon as it is there.
+
+        Raises:
+            MediaError: there is nothing in the turn: no words, no speech, no picture.
+        """
+        started = time.monotonic()
+        transcript = self._engine.hear(self._turn)
+        heard = time.monotonic()
+        yield transcript
+        features = self._engine.encode(self._turn)
+        if (features.video, features.audio) == (None, None) and transcript.mode == "missing":
+            raise MediaError(
+                "Expected words, speech or a face in the turn, but there is nothing to go by "
+                f"(video: {features.video_mode}, audio: {features.audio_mode}). Speak, look at the camera, or type."
+            )
+        modalities = Modalities(features.video_mode, features.audio_mode, transcript.mode)
+        expressions = self._engine.expressions(features)
+        encoded = time.monotonic()
+        yield Perceived(modalities, expressions)
+        engine = self._engine
+        ids, media = engine.prompt(transcript.text, features, self._history, self._context, self._memory)
+        text_tokens = self._memory.text_tokens
+        self._decoder = AnswerDecoder(engine.model, engine.processor, engine.checkpoint.calibration, ids, media)
         found: dict[str, LabelPrediction] = {}
         for task in LABELS:
-            found[task] = self.decoder.label(task)
+            found[task] = self._decoder.label(task)
             yield Labelled(task, found[task])
         labelled, first, reply = time.monotonic(), 0.0, ""
-        for part in self.decoder.reply(sampling):
-            first = first or time.monotonic() - self._started
+        for part in self._decoder.reply(sampling):
+            first = first or time.monotonic() - started
             reply += part
             yield ReplyPart(part)
-        total = time.monotonic() - self._started
-        response_tokens = len(self.decoder.processor.encode_value(reply)) if reply else 0
+        total = time.monotonic() - started
+        response_tokens = len(engine.processor.encode_value(reply)) if reply else 0
         yield Finished(
             TurnPrediction(
                 client_emotion=found["client_emotion"],
                 therapist_emotion=found["therapist_emotion"],
                 strategy=found["strategy"],
                 response=reply,
-                transcript=self.transcript.text,
-                modalities=self.perceived.modalities,
-                tokens=replace(self._tokens, response=response_tokens),
-                seconds=replace(self._seconds, labels=labelled - self._started, first_token=first or total, total=total),
-                checkpoint=self._checkpoint.id,
-                expressions=self.perceived.expressions,
+                transcript=transcript.text,
+                modalities=modalities,
+                tokens=TokenCounts(text_tokens, len(self._history), ids.shape[1], response_tokens),
+                seconds=Seconds(
+                    self._media_seconds, heard - started, encoded - heard, labelled - started, first or total, total
+                ),
+                checkpoint=engine.checkpoint.id,
+                expressions=expressions,
             )
         )
 
@@ -283,7 +319,7 @@ class Engine:
         memory: HistoryMemory | None = None,
         media_seconds: float = 0.0,
     ) -> TurnRun:
-        """Hear, look, read the prompt; the labels and the reply come from the run that this returns.
+        """A run that answers ``turn`` when its events are asked for.
 
         Args:
             turn: the client's turn; words in ``text`` are taken as given, else the sound is transcribed.
@@ -291,28 +327,8 @@ class Engine:
             context: problem and situation.
             memory: the session's compressed history; a new one when None.
             media_seconds: what reading the clip took, to be reported.
-
-        Raises:
-            MediaError: there is nothing in the turn: no words, no speech, no picture.
         """
-        started = time.monotonic()
-        transcript = self.hear(turn)
-        heard = time.monotonic()
-        features = self.encode(turn)
-        modalities = Modalities(features.video_mode, features.audio_mode, transcript.mode)
-        if (features.video, features.audio) == (None, None) and transcript.mode == "missing":
-            raise MediaError(
-                "Expected words, speech or a face in the turn, but there is nothing to go by "
-                f"(video: {features.video_mode}, audio: {features.audio_mode}). Speak, look at the camera, or type."
-            )
-        perceived = Perceived(modalities, self.expressions(features))
-        encoded = time.monotonic()
-        memory = memory or self.memory()
-        ids, media = self.prompt(transcript.text, features, history, context, memory)
-        decoder = AnswerDecoder(self.model, self.processor, self.checkpoint.calibration, ids, media)
-        tokens = TokenCounts(memory.text_tokens, len(history), ids.shape[1], 0)
-        seconds = Seconds(media_seconds, heard - started, encoded - heard, 0.0, 0.0, 0.0)
-        return TurnRun(decoder, perceived, transcript, tokens, seconds, started, self.checkpoint)
+        return TurnRun(self, turn, history, context, memory or self.memory(), media_seconds)
 
     def predict(
         self,
@@ -323,11 +339,8 @@ class Engine:
         sampling: Sampling | None = None,
         media_seconds: float = 0.0,
     ) -> Iterator[Event]:
-        """``begin`` and all its events, as each is ready."""
-        run = self.begin(turn, history, context, memory, media_seconds)
-        yield run.transcript
-        yield run.perceived
-        yield from run.events(sampling)
+        """``begin`` and all its events."""
+        return self.begin(turn, history, context, memory, media_seconds).events(sampling)
 
     def hear(self, turn: Turn) -> Transcribed:
         """The turn's words: those given, or those spoken."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from multimood_core.decoding import LABELS, AnswerDecoder
@@ -93,14 +93,14 @@ def evaluate_dialogues(
 def _own_history(
     item: Item, predicted: Mapping[str, LabelPrediction], rate: float, rng: random.Random
 ) -> dict[int, HistoryTurn]:
-    client = HistoryTurn("client", item.client.text, predicted["client_emotion"].label, confirmed=False)
+    client = HistoryTurn("client", item.client.text, predicted["client_emotion"].label, emotion_confirmed=False)
     therapist = HistoryTurn(
-        "therapist", item.therapist.text, predicted["therapist_emotion"].label, predicted["strategy"].label, confirmed=False
+        "therapist", item.therapist.text, predicted["therapist_emotion"].label, predicted["strategy"].label, False, False
     )
     if rng.random() < rate:
-        client = replace(client, emotion=item.client.emotion, confirmed=True)
+        client = HistoryTurn("client", item.client.text, item.client.emotion)
     if rng.random() < rate:
-        therapist = replace(therapist, emotion=item.therapist.emotion, strategy=item.therapist.strategy, confirmed=True)
+        therapist = HistoryTurn("therapist", item.therapist.text, item.therapist.emotion, item.therapist.strategy)
     return {item.index: client, item.index + 1: therapist}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from multimood_core.errors import MediaError, ModelError
 from multimood_core.face_tower import CROP_SIZE
-from multimood_core.records import Frames, VideoMode
+from multimood_core.records import Face, Frames, VideoMode
 
 DETECTION_SIDE: Final = 320  # pixels: the longer side of the copy that is searched; a face of 5 % of it is still found
 MIN_SCORE: Final = 0.4
@@ -46,34 +46,6 @@ _WIDE_ROLL: Final = 30.0  # ... and does if its eyes' line turns by so many degr
 _FACE_FILLS: Final = 0.45  # share of a picture that a crop covers at least where the picture is such a crop itself
 _SQUARE: Final = 1.2  # the sides' ratio up to which a picture can be such a crop
 _FLAT: Final = 5.0  # grey levels: a small picture that deviates less shows nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Face:
-    """A face in a picture: ``box`` x, y, width, height in pixels, ``score`` in [0, 1], and five points of it.
-
-    ``landmarks`` (5, 2) float32 are x, y in pixels of: the eye left in the picture, the right one, the nose's tip, the
-    left and the right corner of the mouth.
-    """
-
-    box: tuple[float, float, float, float]
-    score: float
-    landmarks: np.ndarray
-
-    @property
-    def centre(self) -> np.ndarray:
-        x, y, w, h = self.box
-        return np.array([x + w / 2, y + h / 2])
-
-    @property
-    def area(self) -> float:
-        return self.box[2] * self.box[3]
-
-    @property
-    def roll(self) -> float:
-        """Degrees by which the line of the eyes turns clockwise from the picture's horizontal."""
-        across, down = self.landmarks[1] - self.landmarks[0]
-        return float(np.degrees(np.arctan2(down, across)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +163,14 @@ def crop_faces(frames: Frames, detector: FaceDetector) -> FaceTrack:
     found: a face so small and cut so tight often is not.
 
     Args:
-        frames: pictures of a turn, all of one size.
-        detector: finds the faces.
+        frames: pictures of a turn, all of one size, with the faces that were found in them before, if any were.
+        detector: finds the other faces.
     """
     if len(frames) == 0:
         return FaceTrack(np.empty((0, CROP_SIZE, CROP_SIZE), np.uint8), np.zeros(0, bool), (), 0)
     images = frames.images
-    found = [detector.detect(image) for image in images]
+    known = frames.faces or (None,) * len(frames)
+    found = [detector.detect(image) if faces is None else faces for image, faces in zip(images, known, strict=True)]
     small = max(images.shape[1:3]) <= SMALL_PICTURE
     quarters = _quarters(found)
     if quarters:  # CenterFace finds turned faces too, but with boxes and landmarks of less precision

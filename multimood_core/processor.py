@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -117,7 +118,7 @@ class MultiMoodProcessor(ProcessorMixin):
             chat_template(self.tokenizer),
             shorten(utterance, MAX_UTTERANCE_TOKENS),
             recent=[
-                HistoryTurn(t.speaker, shorten(t.text, MAX_TURN_TOKENS), t.emotion, t.strategy, t.confirmed)
+                replace(t, text=shorten(t.text, MAX_TURN_TOKENS))
                 for t in (history[-recent:] if recent else ())
             ],
             context=Context(shorten(context.problem, MAX_CONTEXT_TOKENS), shorten(context.situation, MAX_CONTEXT_TOKENS)),

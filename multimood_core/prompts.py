@@ -88,8 +88,8 @@ def turn_pieces(turn: HistoryTurn) -> list[Piece]:
 
     A label that nobody confirmed carries a question mark, so that the model can trust it less than a gold label.
     """
-    mark = "" if turn.confirmed else "?"
-    labels = ", ".join(f"{label}{mark}" for label in (turn.emotion, turn.strategy) if label)
+    stated = ((turn.emotion, turn.emotion_confirmed), (turn.strategy, turn.strategy_confirmed))
+    labels = ", ".join(label if confirmed else f"{label}?" for label, confirmed in stated if label)
     return [Piece(f"{turn.speaker} [{labels}]: " if labels else f"{turn.speaker}: "), Piece(turn.text, typed=True)]
 
 

@@ -18,11 +18,44 @@ TextMode = Literal["given", "transcribed", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
+class Face:
+    """A face in a picture: ``box`` x, y, width, height in pixels, ``score`` in [0, 1], and five points of it.
+
+    ``landmarks`` (5, 2) float32 are x, y in pixels of: the eye left in the picture, the right one, the nose's tip, the
+    left and the right corner of the mouth.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: np.ndarray
+
+    @property
+    def centre(self) -> np.ndarray:
+        x, y, w, h = self.box
+        return np.array([x + w / 2, y + h / 2])
+
+    @property
+    def area(self) -> float:
+        return self.box[2] * self.box[3]
+
+    @property
+    def roll(self) -> float:
+        """Degrees by which the line of the eyes turns clockwise from the picture's horizontal."""
+        across, down = self.landmarks[1] - self.landmarks[0]
+        return float(np.degrees(np.arctan2(down, across)))
+
+
+@dataclass(frozen=True, slots=True)
 class Frames:
-    """Pictures of a turn: ``images`` (T, H, W, 3) uint8 RGB and their ``times`` (T,) in seconds from the turn's start."""
+    """Pictures of a turn: ``images`` (T, H, W, 3) uint8 RGB and their ``times`` (T,) in seconds from the turn's start.
+
+    ``faces`` are those that were found while the turn was captured: one tuple a picture, None where nobody searched;
+    empty when nothing was searched.
+    """
 
     images: np.ndarray
     times: np.ndarray
+    faces: tuple[tuple[Face, ...] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +87,7 @@ class Turn:
 class HistoryTurn:
     """An earlier turn of the dialogue.
 
-    ``confirmed`` tells a label that a person set or accepted (gold, a clinician's correction) from the model's own
+    Each label is confirmed where a person set or accepted it (gold, a clinician's correction), and else the model's own
     earlier prediction: the two are written differently into the history.
     """
 
@@ -62,7 +95,8 @@ class HistoryTurn:
     text: str
     emotion: str | None = None
     strategy: str | None = None
-    confirmed: bool = True
+    emotion_confirmed: bool = True
+    strategy_confirmed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_OFFLINE), os.envir
 
 import network_guard  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests import synthetic  # noqa: E402
+
+settings.register_profile("multimood", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("multimood")
 
 
 @pytest.fixture(scope="session", autouse=True)

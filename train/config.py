@@ -132,7 +132,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return "" if field.default is dataclasses.MISSING else field.default
 
 
+def plain_config(config: Any) -> dict[str, Any]:
+    """The resolved configuration in values that YAML knows."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
 def dump_config(config: Any, path: Path) -> None:
     """Write the resolved configuration beside what it made."""
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    path.write_text(yaml.safe_dump(plain_config(config), sort_keys=False))

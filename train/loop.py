@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from multimood_core.errors import ModelError
+from train.config import dump_config, plain_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class LoopConfig:
     accumulate: int = field(default=1, metadata={"help": "batches an optimizer step"})
 
 
+_FREE: Final = ("out", "save_minutes")  # may differ when a run is resumed
 Batch = Sequence[int]
 LossFunction = Callable[[Batch, random.Random], Mapping[str, Tensor]]
 
@@ -143,7 +146,7 @@ class Loop:
         """Train to the last step; Ctrl-C saves and stops.
 
         Raises:
-            ModelError: the loss is no longer a number, or a state to resume from is not there.
+            ModelError: the loss is no longer a number; the state to resume from is absent or of another configuration.
         """
         if not resume and (self.out / "state").exists():
             raise ModelError(f"{self.out} holds a run already: --resume goes on with it, --out=FOLDER starts another.")
@@ -225,6 +228,7 @@ class Loop:
         def fill(folder: Path) -> None:
             save_file(self.trained_state(), folder / "trained.safetensors")
             torch.save({"optimizer": self.optimizer.state_dict(), "step": self.step}, folder / "optimizer.pt")
+            dump_config(self.config, folder / "config.yaml")
 
         write_whole(self.out / "state", fill)
 
@@ -233,6 +237,7 @@ class Loop:
         _recover(folder)
         if not folder.is_dir():
             raise ModelError(f"--resume needs {folder}, which is not there. Start without --resume.")
+        self._check_configuration(folder / "config.yaml")
         module = self.accelerator.unwrap_model(self.model)
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         saved = load_file(folder / "trained.safetensors")
@@ -246,6 +251,17 @@ class Loop:
         self.step = state["step"]
         if self.accelerator.is_main_process:
             self._forget_later_metrics()
+
+    def _check_configuration(self, path: Path) -> None:
+        """A run goes on as it began, or its loss curve would be of no configuration that anybody could name."""
+        begun, now = yaml.safe_load(path.read_text()) if path.is_file() else {}, plain_config(self.config)
+        changed = sorted(key for key in now if key not in _FREE and begun.get(key) != now[key])
+        if changed:
+            differences = "; ".join(f"{key}: {begun.get(key)!r} then, {now[key]!r} now" for key in changed)
+            raise ModelError(
+                f"The run in {self.out} began with another configuration ({differences}). "
+                "Resume with the same one, or start another run with --out=FOLDER."
+            )
 
     def _forget_later_metrics(self) -> None:
         """Drop what was logged after the state was saved: those steps are run again."""

@@ -73,6 +73,7 @@ class SftConfig(LoopConfig):
     class_balance: float = field(default=0.0, metadata={"help": "0: as they come; 1: every emotion weighs the same"})
     gold_history: float = field(default=0.5, metadata={"help": "part of the samples with gold labels in the history"})
     no_labels: float = field(default=0.2, metadata={"help": "part without labels; the rest has predicted ones"})
+    all_recent: float = field(default=0.6, metadata={"help": "part with all the recent turns as text; the rest with fewer"})
     p_audio: float = field(default=0.1, metadata={"help": "part of the turns with a voice alone"})
     p_video: float = field(default=0.1, metadata={"help": "with a face alone"})
     p_both: float = field(default=0.1, metadata={"help": "with both"})
@@ -136,13 +137,16 @@ class SftTask:
         mean = len(self.items) / len(seen)
         self.class_weight = {e: (mean / n) ** config.class_balance for e, n in seen.items()}
         rng = random.Random(config.seed)
+        # Drawn once for each item, since batches are made of items of about the same length.
+        usual = processor.recent_turns
+        self.recent = [usual if rng.random() < config.all_recent else rng.randrange(usual + 1) for _ in self.items]
         self.lengths = [len(self.encode(i, rng).ids) for i in range(len(self.items) + len(self.clips))]
 
     # -- samples ---------------------------------------------------------------------------------------------------
 
     def encode(self, index: int, rng: random.Random) -> Encoded:
         if index < len(self.items):
-            return self._dialogue_sample(self.items[index], rng)
+            return self._dialogue_sample(self.items[index], rng, self.recent[index])
         return self._clip_sample(self.clips[index - len(self.items)], rng)
 
     def history(self, item: Item, kind: str) -> list[HistoryTurn]:
@@ -153,13 +157,13 @@ class SftTask:
         before = item.dialogue.id
         for i, turn in enumerate(turns):
             if turn.speaker == "client" and (before, i) in self.predictions:
-                turns[i] = replace(turn, emotion=self.predictions[before, i][0], confirmed=False)
+                turns[i] = replace(turn, emotion=self.predictions[before, i][0], emotion_confirmed=False)
             elif turn.speaker == "therapist" and (before, i - 1) in self.predictions:
                 strategy = self.predictions[before, i - 1][1]
-                turns[i] = replace(turn, emotion="neutral", strategy=strategy, confirmed=False)
+                turns[i] = HistoryTurn("therapist", turn.text, "neutral", strategy, False, False)
         return turns
 
-    def _dialogue_sample(self, item: Item, rng: random.Random) -> Encoded:
+    def _dialogue_sample(self, item: Item, rng: random.Random, recent: int) -> Encoded:
         cfg, draw = self.config, rng.random()
         kind = "gold" if draw < cfg.gold_history else "none" if draw < cfg.gold_history + cfg.no_labels else "predicted"
         voice, face = self._media_of(item.client.emotion or "neutral", rng)
@@ -169,7 +173,8 @@ class SftTask:
             (STRATEGY_LINE, item.therapist.strategy, cfg.strategy_weight),
             (RESPONSE_LINE, item.therapist.text, cfg.response_weight),
         ]
-        return self._assemble(item.client.text, self.history(item, kind), voice, face, lines, rng, self._context(item, rng))
+        history, context = self.history(item, kind), self._context(item, rng)
+        return self._assemble(item.client.text, history, voice, face, lines, rng, context, recent)
 
     def _context(self, item: Item, rng: random.Random) -> Context:
         # The training split has no situations; the dialogue's first client turn, cut, keeps the slot from being alien.
@@ -204,6 +209,7 @@ class SftTask:
         lines: Sequence[tuple[str, str | None, float]],
         rng: random.Random,
         context: Context,
+        recent: int = 0,
     ) -> Encoded:
         base, processor = self.model.model, self.processor
         audio = video = None
@@ -219,7 +225,7 @@ class SftTask:
             AUDIO_TOKEN: len(audio) if audio is not None else 1,
             HISTORY_TOKEN: max(1, len(history)),
         }
-        ids = processor.expand(processor.encode_prompt(text, history, context), counts)
+        ids = processor.expand(processor.encode_prompt(text, history, context, recent_turns=recent), counts)
         weights, numbers = [0.0] * len(ids), [-1] * len(ids)
         for number, (start, value, weight) in enumerate(lines):
             prefix = processor.encode_pieces([Piece(start if start == CLIENT_LINE else f"\n{start}")])

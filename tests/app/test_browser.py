@@ -160,7 +160,7 @@ def check_export(found: dict[str, Any], served: Served) -> None:
     assert [turn["reply"]["decision"] for turn in found["turns"]] == ["accepted", "rejected"]
     assert found["turns"][0]["labels"]["client_emotion"]["set_by_clinician"] == "joy"
     assert [turn["speaker"] for turn in found["history"]] == ["client", "therapist", "client"]
-    assert [turn["confirmed"] for turn in found["history"]] == [True, False, False]
+    assert [turn["emotion_confirmed"] for turn in found["history"]] == [True, False, False]
     assert all(turn["capture"]["lost"] == 0 for turn in found["turns"])
 
 

@@ -14,7 +14,7 @@ from app import turn_buffer
 from app.turn_buffer import CaptureCounts, TurnBuffer, decode_picture
 from multimood_core.errors import MediaError
 from multimood_core.media import resample
-from multimood_core.records import NUM_FRAMES
+from multimood_core.records import NUM_FRAMES, Face
 from tests import synthetic
 
 
@@ -84,7 +84,7 @@ def test_a_long_turn_keeps_a_bounded_number_of_pictures(monkeypatch: pytest.Monk
         buffer.add_picture(picture, float(index))
         assert len(buffer._pictures) <= 64
     assert buffer.counts.frames == 1000
-    times = [seconds for seconds, _ in buffer._pictures]
+    times = [picture.seconds for picture in buffer._pictures]
     assert times[0] == 0
     assert times[-1] > 900
     assert len(set(np.diff(times))) == 1
@@ -118,3 +118,17 @@ def test_a_picture_larger_than_a_cameras_is_refused() -> None:
         decode_picture(jpeg(np.zeros((8, 2000, 3), np.uint8)))
     with pytest.raises(MediaError, match="bytes"):
         TurnBuffer().add_picture(bytes(2**20 + 1), 0.0)
+
+
+def test_faces_found_while_the_client_speaks_come_with_the_turn() -> None:
+    buffer = TurnBuffer()
+    face = Face((10.0, 10.0, 20.0, 20.0), 0.9, np.zeros((5, 2), np.float32))
+    for number in range(3):
+        buffer.add_picture(jpeg(np.zeros((48, 64, 3), np.uint8)), float(number))
+        latest = buffer.latest_picture()
+        assert latest is not None
+        if number != 1:
+            latest.faces = (face,) if number else ()
+    frames = buffer.turn().frames
+    assert frames is not None
+    assert frames.faces == ((), None, (face,))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from app.demo import ASSETS, TURNS, draw_face
+from app.glance import Glance, Glancer
 from app.turn_buffer import TurnBuffer
 from multimood_core.media import read_turn
 from multimood_core.records import SAMPLE_RATE, Context, HistoryTurn
@@ -69,9 +70,10 @@ def fill(buffer: TurnBuffer, number: int) -> None:
     buffer.add_sound(speech()[number * step : (number + 1) * step], SAMPLE_RATE)
 
 
-def captured() -> TurnBuffer:
-    """The whole turn as capture has it when the turn ends."""
-    buffer = TurnBuffer()
+def captured(glancer: Glancer) -> TurnBuffer:
+    """The whole turn as capture has it when the turn ends: the live read-out has looked at every picture."""
+    buffer, glance = TurnBuffer(), Glance()
     for number in range(len(pictures())):
         fill(buffer, number)
+        glancer.look(buffer, glance)
     return buffer

@@ -9,6 +9,7 @@ repeats, after one run that is not counted, with the smallest and the largest in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -94,14 +95,26 @@ class Timed:
     tokens: int
 
 
-def answer(engine: Engine, memory: HistoryMemory, history: Sequence[HistoryTurn], words: str | None) -> Timed:
+@contextlib.contextmanager
+def glancing(engine: Engine) -> Iterator[Glancer]:
+    """The live read-out, with nobody's session to look at by itself."""
+    worker = Worker()
+    glancer = Glancer(engine, Sessions(engine, worker))
+    try:
+        yield glancer
+    finally:
+        glancer.close()
+        worker.close()
+
+
+def answer(
+    engine: Engine, buffer: TurnBuffer, memory: HistoryMemory, history: Sequence[HistoryTurn], words: str | None
+) -> Timed:
     """Answers the turn with ``REPLY`` reply tokens; ``words`` given by hand leave the ASR out."""
-    buffer = scene.captured()
     memory.rows(history[:-2])  # what a session has folded when the turn ends: all but the last exchange
-    began, labels, first, asr, before = time.perf_counter(), 0.0, 0.0, 0.0, 0
+    began, labels, first, before = time.perf_counter(), 0.0, 0.0, 0
     turn = replace(buffer.turn(), text=words)
     run = engine.begin(turn, history, scene.CONTEXT, memory)
-    assert (run.perceived.modalities.video, run.perceived.modalities.audio) == ("used", "used")
     for event in run.events(Sampling(min_tokens=REPLY, max_tokens=REPLY)):
         now = time.perf_counter() - began
         if isinstance(event, Labelled):
@@ -109,10 +122,11 @@ def answer(engine: Engine, memory: HistoryMemory, history: Sequence[HistoryTurn]
         elif isinstance(event, ReplyPart):
             first = first or now
         elif isinstance(event, Finished):
-            asr = event.prediction.seconds.asr
+            prediction = event.prediction
     last = time.perf_counter() - began
     tokens = run.decoder.cache.get_seq_length() - before
-    return Timed(labels, first, last, asr, run.transcript.text, tokens)
+    assert (prediction.modalities.video, prediction.modalities.audio) == ("used", "used")
+    return Timed(labels, first, last, prediction.seconds.asr, prediction.transcript, tokens)
 
 
 def free_labels(
@@ -150,7 +164,7 @@ def free_labels(
     return ids.shape[1], out.shape[1] - ids.shape[1]
 
 
-def turn_rows(engine: Engine, repeats: int) -> Iterator[Row]:
+def turn_rows(engine: Engine, glancer: Glancer, repeats: int) -> Iterator[Row]:
     """Labels, ASR, reply, and the ratio against free generation, all of the same turn, taken by turns."""
     history, memory = scene.dialogue(40), engine.memory()
     given: list[Timed] = []
@@ -158,7 +172,7 @@ def turn_rows(engine: Engine, repeats: int) -> Iterator[Row]:
     free: list[float] = []
     bare: list[float] = []
     bare_free: list[float] = []
-    turn = replace(scene.captured().turn(), text=scene.WORDS)
+    turn = replace(scene.captured(glancer).turn(), text=scene.WORDS)
     towers = engine.encode(turn)
     prompt, generated = free_labels(engine, turn, history, towers)
 
@@ -167,8 +181,9 @@ def turn_rows(engine: Engine, repeats: int) -> Iterator[Row]:
         predict_labels(engine, ids, media)
 
     for repeat in range(repeats + 1):
-        given_now, heard_now = answer(engine, memory, history, scene.WORDS), answer(engine, memory, history, None)
-        buffer = scene.captured()
+        given_now = answer(engine, scene.captured(glancer), memory, history, scene.WORDS)
+        heard_now = answer(engine, scene.captured(glancer), memory, history, None)
+        buffer = scene.captured(glancer)
         free_now = _timed(lambda buffer=buffer: free_labels(engine, replace(buffer.turn(), text=scene.WORDS), history))
         memory.rows(history[:-2])
         bare_now = _timed(labels_alone)
@@ -222,25 +237,19 @@ def compressor_rows(engine: Engine, repeats: int) -> Iterator[Row]:
         yield Row(shown, (high / low,), "times", 1.1)
 
 
-def readout_rows(engine: Engine, repeats: int) -> Iterator[Row]:
+def readout_rows(engine: Engine, glancer: Glancer, repeats: int) -> Iterator[Row]:
     """The live read-out on pictures of 640 x 480: as the app does it, and with the voice heard again at every picture."""
-    worker = Worker()
-    glancer = Glancer(engine, Sessions(engine, worker))
     count, rates = len(scene.pictures()), []
-    try:
-        for repeat in range(repeats + 1):
-            buffer, glance, spent = TurnBuffer(), Glance(), 0.0
-            for number in range(count):
-                scene.fill(buffer, number)
-                spent += _timed(lambda buffer=buffer, glance=glance: glancer.look(buffer, glance))
-            assert glance.looks == count
-            assert glance.face is not None
-            assert glance.voice is not None
-            if repeat:
-                rates.append(count / spent)
-    finally:
-        glancer.close()
-        worker.close()
+    for repeat in range(repeats + 1):
+        buffer, glance, spent = TurnBuffer(), Glance(), 0.0
+        for number in range(count):
+            scene.fill(buffer, number)
+            spent += _timed(lambda buffer=buffer, glance=glance: glancer.look(buffer, glance))
+        assert glance.looks == count
+        assert glance.face is not None
+        assert glance.voice is not None
+        if repeat:
+            rates.append(count / spent)
     yield Row("live read-out as the app does it (voice every quarter of a second)", tuple(rates), "pictures/s", 10, least=True)
     detector, every = FaceDetector(weights_path("face-detector")), []
     sound = Waveform(scene.speech()[: VOICE * 16_000])
@@ -295,7 +304,13 @@ def measure(checkpoint: str = DEFAULT, repeats: int = 5) -> tuple[str, list[Row]
     engine = Engine(checkpoint)
     engine.transcriber.load()
     about = machine(engine)
-    rows = [*turn_rows(engine, repeats), *compressor_rows(engine, repeats), *readout_rows(engine, repeats), memory]
+    with glancing(engine) as glancer:
+        rows = [
+            *turn_rows(engine, glancer, repeats),
+            *compressor_rows(engine, repeats),
+            *readout_rows(engine, glancer, repeats),
+            memory,
+        ]
     return about, rows
 
 

@@ -81,7 +81,7 @@ def test_any_other_key_is_refused():
         BeatsEncoder(TINY).load_state_dict(hub_state(BeatsEncoder(TINY)) | {"encoder.extra": torch.zeros(1)})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(length=st.integers(1, 40), buckets=st.sampled_from([8, 32, 320]), reach=st.sampled_from([100, 800]))
 def test_buckets_follow_the_definition(length, buckets, reach):
     half, exact = buckets // 2, buckets // 4
@@ -150,7 +150,7 @@ def _functional(w: dict[str, torch.Tensor], fbank: torch.Tensor, config: BeatsCo
     return x
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(frames=st.integers(16, 70), seed=st.integers(0, 10), kernel=st.sampled_from([3, 4]))
 def test_equals_the_head_by_head_formulation(frames, seed, kernel):
     torch.manual_seed(seed)
@@ -165,7 +165,7 @@ def test_equals_the_head_by_head_formulation(frames, seed, kernel):
             torch.testing.assert_close(item, _functional(encoder.state_dict(), expected, config), rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(patches=st.integers(1, 3), extra=st.integers(1, 40), garbage=st.floats(-50, 50))
 def test_what_stands_in_the_padding_changes_nothing(patches, extra, garbage):
     torch.manual_seed(0)

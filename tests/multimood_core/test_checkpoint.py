@@ -290,7 +290,7 @@ def test_the_error_lists_every_sort_and_counts(hub, tmp_path):
     assert text.count("To mend it") == 3
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_one_key_too_few_is_fatal(hub, tmp_path, data):
     keys = sorted(k for k in hub.state_dict() if ".predictor." not in k)
@@ -447,7 +447,7 @@ def test_merging_by_hand():
     assert config.update(a, b, shape).tolist() == [[1.5, 3.0], [2.0, 4.0]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rank=st.integers(1, 9),
     alpha=st.floats(0.5, 64),
@@ -693,7 +693,7 @@ def test_the_payload_is_a_live_one(tmp_path):
     assert (tmp_path / "harm").is_dir()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), name=st.sampled_from(["x.bin", "x.pt", "x.safetensors"]))
 def test_any_damage_is_a_model_error(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
@@ -701,7 +701,7 @@ def test_any_damage_is_a_model_error(tmp_path, content, name):
         pass
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(1, 1000), zipped=st.booleans())
 def test_a_download_cut_short_is_a_model_error(tmp_path, cut, zipped):
     path = tmp_path / "x.bin"

@@ -57,7 +57,7 @@ def test_hidden_states_equal_those_of_transformers_mamba() -> None:
         torch.testing.assert_close(compressor(ids).memory, expected, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(turns=st.integers(1, 12), seed=st.integers(0, 1000))
 def test_folding_turn_by_turn_equals_reading_the_whole_session(turns: int, seed: int) -> None:
     compressor, session = tiny(), dialogue(turns, seed)

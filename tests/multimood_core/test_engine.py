@@ -34,7 +34,7 @@ BARS = Frames(np.stack(moving_pattern(4)), np.arange(4) / 25)
 HISTORY = [
     HistoryTurn("client", "I feel alone", "sadness"),
     HistoryTurn("therapist", "Since when?", "neutral", "open question"),
-    HistoryTurn("client", "For weeks", "depression", confirmed=False),
+    HistoryTurn("client", "For weeks", "depression", emotion_confirmed=False),
 ]
 
 
@@ -173,7 +173,7 @@ def test_a_corrected_label_folds_from_there_on_and_equals_a_fresh_memory(engine:
     torch.testing.assert_close(after, engine.memory().rows(corrected), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after[:3], before[:3], rtol=0, atol=0)
     assert not torch.allclose(after[3:], before[3:], atol=1e-3)
-    unconfirmed = [*corrected[:3], replace(corrected[3], confirmed=False), *corrected[4:]]
+    unconfirmed = [*corrected[:3], replace(corrected[3], emotion_confirmed=False), *corrected[4:]]
     assert not torch.allclose(memory.rows(unconfirmed)[3:], after[3:], atol=1e-3)
 
 

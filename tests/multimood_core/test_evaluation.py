@@ -72,8 +72,8 @@ def test_self_history_gives_the_models_own_unconfirmed_predictions(engine: Engin
         assert (seen["context"], seen["recent"]) == (Context(), 1)
         said = {task: prediction.label for task, prediction in result.predicted.items()}
         expected += [
-            HistoryTurn("client", item.client.text, said["client_emotion"], confirmed=False),
-            HistoryTurn("therapist", item.therapist.text, said["therapist_emotion"], said["strategy"], confirmed=False),
+            HistoryTurn("client", item.client.text, said["client_emotion"], emotion_confirmed=False),
+            HistoryTurn("therapist", item.therapist.text, said["therapist_emotion"], said["strategy"], False, False),
         ]
     assert len({id(seen["memory"]) for seen in prompts}) == 1
 
@@ -84,11 +84,11 @@ def test_corrected_history_gives_confirmed_gold_as_often_as_its_rate(engine: Eng
     assert prompts[-1]["history"] == (HistoryTurn("therapist", "Welcome."), *last.history()[1:])
     prompts.clear()
     evaluate_dialogues(engine, [DIALOGUE], "corrected-history", rate=0.0)
-    assert not any(turn.confirmed for turn in prompts[-1]["history"][1:])
+    assert not any(turn.emotion_confirmed for turn in prompts[-1]["history"][1:])
     prompts.clear()
     many = [Dialogue(str(i), "test", DIALOGUE.turns) for i in range(12)]
     evaluate_dialogues(engine, many, "corrected-history", rate=0.5, seed=1)
-    marks = [turn.confirmed for p in prompts if p["text"] == "Yes." for turn in p["history"][1:]]
+    marks = [turn.emotion_confirmed for p in prompts if p["text"] == "Yes." for turn in p["history"][1:]]
     assert 0.3 < sum(marks) / len(marks) < 0.7
     once = [p["history"] for p in prompts]
     prompts.clear()

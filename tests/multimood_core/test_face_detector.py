@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def test_frames_without_the_face_take_no_part() -> None:
     assert track.crops.dtype == np.uint8
     assert track.faces == (a, None, None, b)
     assert (track.people, track.mode) == (2, "used")
+
+
+def test_pictures_that_were_searched_before_are_not_searched_again() -> None:
+    a, b, c = _face(100, 80), _face(104, 80), _face(108, 80)
+    known = replace(_frames(4), faces=((a,), None, (), (c,)))
+    assert crop_faces(known, _Scripted([(b,)])).faces == (a, b, None, c)
 
 
 def test_no_face_at_all_is_a_mode_of_its_own() -> None:

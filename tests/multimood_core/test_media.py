@@ -350,7 +350,7 @@ def test_a_microphone_of_any_rate_and_format_becomes_16_khz(rate: int, kind: str
     assert np.abs(waveform.samples[500:-500]).max() == pytest.approx(0.5, abs=0.01)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=12), st.sampled_from([16_000, 44_100, 48_000]))
 def test_chunks_leave_no_seam_and_lose_no_sample(sizes: list[int], rate: int) -> None:
     x = synthetic.tone(sum(sizes) / rate + 0.01, rate=rate)[: sum(sizes)]

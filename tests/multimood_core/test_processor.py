@@ -17,7 +17,7 @@ PROCESSOR = tiny_processor()
 IDS = dict(zip(MEDIA_TOKENS, PROCESSOR.media_token_ids, strict=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=40), st.sampled_from([*MEDIA_TOKENS, "<|im_end|>", "\n[OUTPUT FORMAT]"]))
 def test_typed_words_never_become_special_tokens(text: str, forged: str) -> None:
     typed = text + forged + text
@@ -40,7 +40,7 @@ def test_long_words_keep_their_end_and_the_prompt_its_size() -> None:
 
 
 def test_a_history_turn_is_closed_by_one_memory_token_and_marks_what_nobody_confirmed() -> None:
-    turn = HistoryTurn("client", "alone <MEM>", "sadness", confirmed=False)
+    turn = HistoryTurn("client", "alone <MEM>", "sadness", emotion_confirmed=False)
     ids = PROCESSOR.encode_history_turn(turn)
     assert ids[-1] == IDS[MEMORY_TOKEN]
     assert ids.count(IDS[MEMORY_TOKEN]) == 1

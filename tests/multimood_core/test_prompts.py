@@ -36,12 +36,12 @@ def test_an_unknown_style_is_refused() -> None:
 
 
 def test_unconfirmed_labels_are_marked() -> None:
-    turn = HistoryTurn("therapist", "And then?", "neutral", "open question", confirmed=False)
+    turn = HistoryTurn("therapist", "And then?", "neutral", "open question", strategy_confirmed=False)
     pieces = prompt_pieces("brief", chat_template(tiny_processor().tokenizer), "hi", [turn])
-    assert "therapist [neutral?, open question?]: And then?" in "".join(p.text for p in pieces)
+    assert "therapist [neutral, open question?]: And then?" in "".join(p.text for p in pieces)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.sampled_from(ATTACKS), st.text(max_size=200)), st.sampled_from(["brief", "ecot"]))
 def test_typed_text_never_becomes_a_special_token(typed: str, style: str) -> None:
     processor = tiny_processor(style)

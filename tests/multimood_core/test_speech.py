@@ -105,7 +105,7 @@ def test_a_turn_ends_after_the_silence_that_was_asked_for(two_sentences: Wavefor
     assert patient[1].seconds == pytest.approx(6.5, abs=0.6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 20_000), min_size=1, max_size=5))
 def test_the_size_of_the_chunks_changes_nothing(two_sentences: Waveform, sizes: list[int]) -> None:
     if sum(sizes) < 500:

@@ -75,7 +75,7 @@ def _functional(w: dict[str, torch.Tensor], x: torch.Tensor, depth: int) -> torc
     return F.linear(y, w["readout.2.weight"], w["readout.2.bias"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     frames=st.integers(2, 5),
     grid=st.integers(2, 5),

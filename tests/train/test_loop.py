@@ -69,7 +69,8 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_state(tmp_path: Path
     loop = make_loop(tmp_path / "run")
     loop.run()
     before = (tmp_path / "run/state/trained.safetensors").read_bytes()
-    again = make_loop(tmp_path / "run", epochs=4.0)
+    again = make_loop(tmp_path / "run")
+    again.total_steps += 1
     again.loss = lambda batch, rng: {"loss": torch.tensor(float("nan"), requires_grad=True)}
     with pytest.raises(ModelError, match=rf"The loss is nan at step {loop.total_steps}\. Lower lr"):
         again.run(resume=True)
@@ -145,6 +146,13 @@ def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
     other.accelerator.unwrap_model(other.model).bias.requires_grad_(False)
     with pytest.raises(ModelError, match="other parameters"):
         other.run(resume=True)
+
+
+def test_a_run_is_not_resumed_under_another_configuration(tmp_path: Path) -> None:
+    make_loop(tmp_path / "run", epochs=1.0).run()
+    longer = make_loop(tmp_path / "run", epochs=2.0)
+    with pytest.raises(ModelError, match=r"epochs: 1\.0 then, 2\.0 now.*--out=FOLDER"):
+        longer.run(resume=True)
 
 
 @given(

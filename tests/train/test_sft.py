@@ -125,14 +125,14 @@ def test_the_history_is_of_the_configured_kind(gold: float, none: float, kind: s
     assert sample.history == units
     client, therapist = task.history(item, kind)
     if kind == "gold":
-        assert (client.emotion, therapist.strategy, client.confirmed) == (EMOTIONS[0], "open question", True)
+        assert (client.emotion, therapist.strategy, client.emotion_confirmed) == (EMOTIONS[0], "open question", True)
     elif kind == "none":
         assert (client.emotion, therapist.emotion, therapist.strategy) == (None, None, None)
     else:
         emotion, strategy = task.predictions["0", 0]
         assert (client.emotion, therapist.strategy) == (emotion, strategy)
-        assert not client.confirmed
-        assert not therapist.confirmed
+        assert not client.emotion_confirmed
+        assert not therapist.strategy_confirmed
 
 
 def test_the_kinds_of_history_come_as_often_as_configured(task: SftTask, monkeypatch: pytest.MonkeyPatch) -> None:
