@@ -71,6 +71,13 @@ class AnswerDecoder:
         first = torch.tensor([processor.encode_pieces([Piece(CLIENT_LINE)])])
         self._logits = self._feed(torch.cat([input_ids, first.to(input_ids)], 1), media)
         self._next = "client_emotion"
+        self._waiting: list[int] = []  # tokens that stand in the answer and were not read yet
+
+    def _read_on(self) -> None:
+        """Read what waits, only now that something depends on it: a label is shown before the line after it is read."""
+        if self._waiting:
+            self._logits = self._feed(torch.tensor([self._waiting]))
+            self._waiting = []
 
     def _feed(self, ids: Tensor, media: dict[str, Tensor] | None = None) -> Tensor:
         with torch.inference_mode():
@@ -91,6 +98,7 @@ class AnswerDecoder:
             self._back_to(task)
         elif task != self._next:
             raise ModelError(f"Labels are chosen in the order {', '.join(LABELS)}; {self._next} comes first.")
+        self._read_on()
         self._marks[task] = (self.cache.get_seq_length(), self._logits)
         names = LABELS[task][1]
         values = [self.processor.encode_value(name) for name in names]
@@ -102,8 +110,7 @@ class AnswerDecoder:
             raise ModelError(f"Expected {task} to be one of {', '.join(names)}, got {best!r}.")
         self._next = self._after(task)
         line = RESPONSE_LINE if self._next == "reply" else LABELS[self._next][0]
-        ids = values[names.index(best)] + self.processor.encode_pieces([Piece(f"\n{line}")])
-        self._logits = self._feed(torch.tensor([ids]))
+        self._waiting = values[names.index(best)] + self.processor.encode_pieces([Piece(f"\n{line}")])
         return LabelPrediction(best, dict(zip(names, probabilities, strict=True)))
 
     def likelihoods(self, values: Sequence[Sequence[int]]) -> Tensor:
@@ -146,6 +153,7 @@ class AnswerDecoder:
             raise ModelError(f"The reply follows the labels; {self._next} has not been chosen yet.")
         if "reply" in self._marks:
             self._back_to("reply")
+        self._read_on()
         self._marks["reply"] = (self.cache.get_seq_length(), self._logits)
         generator = torch.Generator().manual_seed(sampling.seed)
         tokenizer, shown = self.processor.tokenizer, ""
@@ -170,6 +178,7 @@ class AnswerDecoder:
 
     def _back_to(self, mark: str) -> None:
         length, self._logits = self._marks[mark]
+        self._waiting = []
         surplus = self.cache.get_seq_length() - length
         if surplus:
             self.cache.crop(-surplus)

@@ -118,9 +118,10 @@ def answer(
     for event in run.events(Sampling(min_tokens=REPLY, max_tokens=REPLY)):
         now = time.perf_counter() - began
         if isinstance(event, Labelled):
-            labels, before = now, run.decoder.cache.get_seq_length()
+            labels = now
         elif isinstance(event, ReplyPart):
-            first = first or now
+            if not first:  # the first token is drawn and not yet read
+                first, before = now, run.decoder.cache.get_seq_length()
         elif isinstance(event, Finished):
             prediction = event.prediction
     last = time.perf_counter() - began
