@@ -224,11 +224,13 @@ class Session:
 
     def _answer(self, exchange: Exchange, turn: Turn, media_seconds: float) -> None:
         with self.changed:
-            self._turn = turn
+            self._turn, self._run = turn, None
             history, context = self.history(before=exchange), self.context
-            self._run = run = self._engine.begin(turn, history, context, self._memory, media_seconds)
+        run = self._engine.begin(turn, history, context, self._memory, media_seconds)
         self._start("listening" if turn.waveform is not None and not turn.text else "reading the words")
         for event in run.events():
+            if isinstance(event, Labelled):
+                self._run = run  # from here on it can write another reply
             self._apply(exchange, event)
 
     def _apply(self, exchange: Exchange, event: Event) -> None:

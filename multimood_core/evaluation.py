@@ -95,7 +95,12 @@ def _own_history(
 ) -> dict[int, HistoryTurn]:
     client = HistoryTurn("client", item.client.text, predicted["client_emotion"].label, emotion_confirmed=False)
     therapist = HistoryTurn(
-        "therapist", item.therapist.text, predicted["therapist_emotion"].label, predicted["strategy"].label, False, False
+        "therapist",
+        item.therapist.text,
+        predicted["therapist_emotion"].label,
+        predicted["strategy"].label,
+        emotion_confirmed=False,
+        strategy_confirmed=False,
     )
     if rng.random() < rate:
         client = HistoryTurn("client", item.client.text, item.client.emotion)

@@ -160,7 +160,8 @@ class SftTask:
                 turns[i] = replace(turn, emotion=self.predictions[before, i][0], emotion_confirmed=False)
             elif turn.speaker == "therapist" and (before, i - 1) in self.predictions:
                 strategy = self.predictions[before, i - 1][1]
-                turns[i] = HistoryTurn("therapist", turn.text, "neutral", strategy, False, False)
+                guess = replace(turn, emotion="neutral", strategy=strategy)
+                turns[i] = replace(guess, emotion_confirmed=False, strategy_confirmed=False)
         return turns
 
     def _dialogue_sample(self, item: Item, rng: random.Random, recent: int) -> Encoded:

@@ -230,6 +230,10 @@ def test_over_plain_http_from_another_name_the_page_says_why(chromium: str, serv
         visitor.acknowledge()
         visitor.page.click("#mm-start")
         visitor.page.wait_for_function("() => document.querySelector('#mm-message').textContent.includes('https')")
+        visitor.page.fill("#mm-typed textarea", "I can still type.")
+        visitor.page.click("#mm-typed button")
+        visitor.answered()
+        assert "I can still type." in visitor.page.inner_text("#mm-now")
         opened.close()
 
 
