@@ -111,8 +111,14 @@ class Session:
             self._require_idle()
             self.buffer, self.problem = TurnBuffer(), None
             self.phase = Phase.LISTENING
+            self._prepare()
             self._change()
             return self.buffer
+
+    def _prepare(self) -> None:
+        """While the client speaks the model reads what it can of the next prompt; it changes no answer, only its time."""
+        history, context = self.history(), self.context
+        self._worker.offer(lambda: self._engine.prepare(history, context, self._memory))
 
     def cancel_capture(self) -> None:
         """Throws away what was captured of an open turn."""
@@ -290,6 +296,7 @@ class Session:
         current = self._suggested()
         current.decision, current.said = decision, said
         self.phase = Phase.READY
+        self._prepare()
         self._change()
 
     def regenerate(self) -> None:

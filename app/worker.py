@@ -71,6 +71,19 @@ class Worker:
             self._ready.notify()
             return place
 
+    def offer(self, run: Callable[[], None]) -> bool:
+        """Has ``run`` done now if the model has nothing else to do; else it is left undone.
+
+        Returns:
+            Whether it will be done.
+        """
+        with self._ready:
+            if self._closed or self._running or self._jobs:
+                return False
+            self._jobs.append(Job(run, lambda sentence: log.warning("not prepared: %s", sentence), lambda place: None))
+            self._ready.notify()
+            return True
+
     def close(self) -> None:
         """Finishes the job that runs; jobs that wait are told that they will not run."""
         with self._ready:

@@ -46,6 +46,24 @@ class Sampling:
     repetition_penalty: float = 1.1
 
 
+@dataclass(frozen=True, slots=True)
+class PromptStart:
+    """The first tokens of a prompt, read before the rest is known; whoever goes on from them uses them up."""
+
+    ids: list[int]
+    cache: DynamicCache
+    media: frozenset[str]
+    """Names of the media arguments that stand in it."""
+
+
+def read_start(model: MultiMoodForConditionalGeneration, ids: list[int], media: dict[str, Tensor]) -> PromptStart:
+    """Read a prompt's first tokens with the media that stand among them."""
+    cache = DynamicCache(config=model.config.text_config)
+    with torch.inference_mode():
+        model.model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **media)
+    return PromptStart(ids, cache, frozenset(media))
+
+
 class AnswerDecoder:
     """One turn's answer. Call ``label`` for each task in order, then ``reply``; ``reply`` may be called again.
 
@@ -55,6 +73,10 @@ class AnswerDecoder:
         calibration: temperatures of the three labels.
         input_ids: (1, L) prompt with expanded placeholders.
         media: the model's media arguments.
+        start: what of the prompt was read already; it is not read again.
+
+    Raises:
+        ModelError: the prompt begins otherwise than ``start``.
     """
 
     def __init__(
@@ -64,12 +86,17 @@ class AnswerDecoder:
         calibration: Calibration,
         input_ids: Tensor,
         media: dict[str, Tensor],
+        start: PromptStart | None = None,
     ) -> None:
         self.model, self.processor, self.calibration = model, processor, calibration
-        self.cache = DynamicCache(config=model.config.text_config)
+        self.cache = start.cache if start else DynamicCache(config=model.config.text_config)
         self._marks: dict[str, tuple[int, Tensor]] = {}
+        read = len(start.ids) if start else 0
+        if start and input_ids[0, :read].tolist() != start.ids:
+            raise ModelError("The prompt begins otherwise than what was read of it; read this prompt from its beginning.")
+        media = {name: value for name, value in media.items() if not (start and name in start.media)}
         first = torch.tensor([processor.encode_pieces([Piece(CLIENT_LINE)])])
-        self._logits = self._feed(torch.cat([input_ids, first.to(input_ids)], 1), media)
+        self._logits = self._feed(torch.cat([input_ids[:, read:], first.to(input_ids)], 1), media)
         self._next = "client_emotion"
         self._waiting: list[int] = []  # tokens that stand in the answer and were not read yet
 

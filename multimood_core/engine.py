@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multimood_core.conv_compressor import CompressorState
-from multimood_core.decoding import LABELS, AnswerDecoder, Sampling
+from multimood_core.decoding import LABELS, AnswerDecoder, Sampling, read_start
 from multimood_core.errors import MediaError, ModelError
 from multimood_core.face_detector import FaceDetector, crop_faces
+from multimood_core.history_memory import HistoryMemory
 from multimood_core.labels import MEDIA_EMOTIONS
-from multimood_core.model import AUDIO_MODES, VIDEO_MODES, MultiMoodForConditionalGeneration
-from multimood_core.processor import MultiMoodProcessor
+from multimood_core.model import AUDIO_MODES, VIDEO_MODES
 from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN
 from multimood_core.records import (
     AudioMode,
@@ -42,8 +40,6 @@ from multimood_core.records import (
 from multimood_core.registry import DEFAULT, Checkpoint, load
 from multimood_core.speech import Transcriber, is_silent
 from multimood_core.weights import weights_path
-
-_KEPT_STATES: Final = 64  # states of the last turns that stay in memory; of older turns every 64th
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,69 +93,6 @@ class TurnFeatures:
     audio_mode: AudioMode
 
 
-@dataclass(slots=True)
-class HistoryMemory:
-    """The compressed turns of one session: memory row and, for a way back, compressor state after each.
-
-    ``rows(history)`` folds only what is new. When an earlier turn has changed (a corrected label) it goes back to the
-    last state before that turn and folds from there.
-    """
-
-    model: MultiMoodForConditionalGeneration
-    processor: MultiMoodProcessor
-    folded: int = 0
-    """Tokens folded so far, over the memory's whole life: what the compression has cost."""
-    _turns: list[HistoryTurn] = field(default_factory=list)
-    _text_tokens: list[int] = field(default_factory=list)
-    _rows: Tensor | None = None
-    _states: dict[int, CompressorState] = field(default_factory=dict)
-
-    def rows(self, history: Sequence[HistoryTurn]) -> Tensor:
-        """``<MEM>`` states (len(history), D_llm) of ``history``."""
-        same = 0
-        for known, turn in zip(self._turns, history, strict=False):
-            if known is not turn and known != turn:
-                break
-            same += 1
-        if same < len(self._turns):
-            self._go_back(same)
-        for turn in history[len(self._turns) :]:
-            self._fold(turn)
-        return self._buffer(len(history))[: len(history)].clone()
-
-    @property
-    def text_tokens(self) -> int:
-        """Tokens that the turns folded last would take as text."""
-        return sum(self._text_tokens)
-
-    def _go_back(self, same: int) -> None:
-        start = max((n for n in self._states if n <= same), default=0)
-        del self._turns[start:], self._text_tokens[start:]
-        self._states = {n: state for n, state in self._states.items() if n <= start}
-
-    def _fold(self, turn: HistoryTurn) -> None:
-        unit = self.processor.encode_history_turn(turn)
-        count = len(self._turns)
-        with torch.inference_mode():
-            folded = self.model.model.compress(torch.tensor([unit]), state=self._states.get(count))
-            self._buffer(count + 1)[count] = folded.memory[0]
-        self._turns.append(turn)
-        self._text_tokens.append(self.processor.history_text_tokens([turn]))
-        self._states[count + 1] = folded.state
-        self.folded += len(unit)
-        passed = count + 1 - _KEPT_STATES
-        if passed % _KEPT_STATES:
-            self._states.pop(passed, None)
-
-    def _buffer(self, count: int) -> Tensor:
-        """Room for ``count`` rows; doubled when it is full, so that a long session is not copied at every turn."""
-        if self._rows is None:
-            self._rows = torch.zeros(_KEPT_STATES, self.model.config.llm_size)
-        while len(self._rows) < count:
-            self._rows = torch.cat([self._rows, torch.zeros_like(self._rows)])
-        return self._rows
-
-
 class TurnRun:
     """One turn being answered. ``events`` runs it once; ``reply`` writes another reply under the same or other labels."""
 
@@ -205,7 +138,8 @@ class TurnRun:
         engine = self._engine
         ids, media = engine.prompt(transcript.text, features, self._history, self._context, self._memory)
         text_tokens = self._memory.text_tokens
-        self._decoder = AnswerDecoder(engine.model, engine.processor, engine.checkpoint.calibration, ids, media)
+        start = self._memory.take(self._history, ids[0].tolist())
+        self._decoder = AnswerDecoder(engine.model, engine.processor, engine.checkpoint.calibration, ids, media, start)
         found: dict[str, LabelPrediction] = {}
         for task in LABELS:
             found[task] = self._decoder.label(task)
@@ -310,6 +244,19 @@ class Engine:
         return {name: dict(zip(MEDIA_EMOTIONS, p.tolist(), strict=True)) for name, p in found.items()}
 
     # -- turns -----------------------------------------------------------------------------------------------------
+
+    def prepare(self, history: Sequence[HistoryTurn], context: Context | None, memory: HistoryMemory) -> None:
+        """Read the next prompt as far as it is known before the client has spoken: up to ``<video>``.
+
+        The turn that follows reads only the rest. When history or context change before it, it reads all.
+        """
+        prompt = self.processor.encode_prompt("", history, context)
+        video, _, placeholder, _ = self.model.config.media_token_ids
+        ids = self.processor.expand(prompt[: prompt.index(video)], {HISTORY_TOKEN: max(1, len(history))})
+        if memory.holds(history, ids):
+            return
+        rows = memory.rows(history)
+        memory.keep(history, read_start(self.model, ids, {"history_memory": rows[None]} if placeholder in ids else {}))
 
     def begin(
         self,

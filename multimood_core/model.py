@@ -189,15 +189,14 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
 
     # -- splice ----------------------------------------------------------------------------------------------------
 
-    def _splice(self, embeds: Tensor, input_ids: Tensor, token_id: int, rows: Sequence[Tensor], what: str) -> Tensor:
-        mask = input_ids == token_id
+    def _splice(self, embeds: Tensor, mask: Tensor, rows: Sequence[Tensor], what: str) -> Tensor:
         expected, got = mask.sum(1).tolist(), [len(row) for row in rows]
         if expected != got:
             raise ModelError(
                 f"Expected as many {what} placeholders as features in every row, but the prompts have {expected} and the "
                 f"features are {got}. Expand the placeholders with the processor, and pass the media they stand for."
             )
-        return embeds.masked_scatter(mask.unsqueeze(-1), torch.cat(list(rows)).to(embeds))
+        return embeds.masked_scatter(mask.unsqueeze(-1), torch.cat([row.to(embeds) for row in rows]))
 
     def embed(
         self,
@@ -215,6 +214,9 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
     ) -> Tensor:
         """Word embeddings (B, L, D_llm) with video, audio and history in their places.
 
+        A prompt may come in stretches, each with the media whose placeholders it holds: a modality without arguments and
+        without a placeholder is not in this stretch.
+
         Args:
             input_ids: (B, L), placeholders expanded to the number of features.
             video_features: (B, T, P, D) from the vision tower; rows of ``video_modes`` other than 0 are ignored.
@@ -231,41 +233,54 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         Raises:
             ModelError: the number of placeholders differs from the number of features.
         """
-        batch, device = len(input_ids), input_ids.device
-        video_id, audio_id, history_id, memory_id = self.config.media_token_ids
+        video_id, audio_id, history_id, _ = self.config.media_token_ids
+        history = (history_ids, history_mask, history_memory, history_memory_mask)
         embeds = self.get_input_embeddings()(input_ids)
+        for what, token_id, given, rows in (
+            ("<video>", video_id, (video_features, video_frames, video_modes), self._video_rows),
+            ("<audio>", audio_id, (audio_features, audio_mask, audio_modes), self._audio_rows),
+            ("<history>", history_id, history, self._history_rows),
+        ):
+            mask = input_ids == token_id
+            if any(argument is not None for argument in given) or bool(mask.any()):
+                embeds = self._splice(embeds, mask, rows(len(input_ids), *given), what)
+        return embeds
 
-        if video_modes is None:
-            video_modes = torch.full((batch,), 0 if video_features is not None else 1, device=device)
-        rows = [self.video_mode.weight[mode][None] for mode in video_modes.tolist()]
-        used = (video_modes == 0).nonzero().flatten()
+    def _video_rows(
+        self, batch: int, features: Tensor | None, frames: Tensor | None, modes: Tensor | None
+    ) -> list[Tensor]:
+        if modes is None:
+            modes = torch.full((batch,), 0 if features is not None else 1)
+        rows = [self.video_mode.weight[mode][None] for mode in modes.tolist()]
+        used = (modes == 0).nonzero().flatten()
         if len(used):
-            if video_features is None:
+            if features is None:
                 raise ModelError("video_modes says that video is used, but video_features is None.")
-            frames = torch.full((batch,), video_features.shape[1], device=device) if video_frames is None else video_frames
-            for row, tokens in zip(used.tolist(), self.project_video(video_features[used], frames[used]), strict=True):
-                rows[row] = tokens.to(embeds.dtype)
-        embeds = self._splice(embeds, input_ids, video_id, rows, "<video>")
+            used = used.to(features.device)
+            frames = torch.full((batch,), features.shape[1], device=features.device) if frames is None else frames
+            for row, tokens in zip(used.tolist(), self.project_video(features[used], frames[used]), strict=True):
+                rows[row] = tokens
+        return rows
 
-        if audio_modes is None:
-            audio_modes = torch.full((batch,), 0 if audio_features is not None else 1, device=device)
-        rows = [self.audio_mode.weight[mode][None] for mode in audio_modes.tolist()]
-        used = (audio_modes == 0).nonzero().flatten()
+    def _audio_rows(
+        self, batch: int, features: Tensor | None, mask: Tensor | None, modes: Tensor | None
+    ) -> list[Tensor]:
+        if modes is None:
+            modes = torch.full((batch,), 0 if features is not None else 1)
+        rows = [self.audio_mode.weight[mode][None] for mode in modes.tolist()]
+        used = (modes == 0).nonzero().flatten()
         if len(used):
-            if audio_features is None:
+            if features is None:
                 raise ModelError("audio_modes says that audio is used, but audio_features is None.")
-            mask = audio_features.new_ones(audio_features.shape[:2]) if audio_mask is None else audio_mask
-            for row, tokens in zip(used.tolist(), self.project_audio(audio_features[used], mask[used]), strict=True):
-                rows[row] = tokens.to(embeds.dtype)
-        embeds = self._splice(embeds, input_ids, audio_id, rows, "<audio>")
-
-        rows = self._history_rows(batch, memory_id, history_ids, history_mask, history_memory, history_memory_mask)
-        return self._splice(embeds, input_ids, history_id, rows, "<history>")
+            used = used.to(features.device)
+            mask = features.new_ones(features.shape[:2]) if mask is None else mask
+            for row, tokens in zip(used.tolist(), self.project_audio(features[used], mask[used]), strict=True):
+                rows[row] = tokens
+        return rows
 
     def _history_rows(
         self,
         batch: int,
-        memory_id: int,
         ids: Tensor | None,
         mask: Tensor | None,
         memory: Tensor | None,
@@ -277,7 +292,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             return [row if len(row) else empty for row in kept]
         if ids is None or ids.shape[1] == 0:
             return [empty] * batch
-        closed = ids == memory_id
+        closed = ids == self.config.media_token_ids[3]
         counts = (closed if mask is None else closed & mask.bool()).sum(1).tolist()
         rows = self.compress(ids, mask).memory.split(counts)
         return [row if len(row) else empty.to(row) for row in rows]
@@ -300,9 +315,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("Pass exactly one of input_ids and inputs_embeds.")
         if input_ids is not None:
-            continuing = past_key_values is not None and past_key_values.get_seq_length() > 0
-            # Once the prompt is cached only words follow: a placeholder among them could not be filled.
-            inputs_embeds = self.get_input_embeddings()(input_ids) if continuing else self.embed(input_ids, **media)
+            inputs_embeds = self.embed(input_ids, **media)
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

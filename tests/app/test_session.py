@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,6 +230,38 @@ def test_a_full_queue_keeps_the_open_turn_open(sessions: Sessions, session: Sess
     gate.open.set()
     for other in others:
         settled(other)
+
+
+def idle(worker: Worker) -> None:
+    """Waits until the model is done with all that it was given."""
+    done = threading.Event()
+    while not worker.offer(done.set):
+        time.sleep(0.01)
+    assert done.wait(60)
+
+
+def test_the_prompt_is_read_while_the_client_speaks(session: Session, worker: Worker) -> None:
+    session.type_turn("I cannot sleep.")
+    settled(session).edit("Since when?")
+    idle(worker)
+    session.begin_capture()
+    idle(worker)
+    turns, start = session._memory._start
+    assert turns == session.history()
+    assert len(start.ids) == start.cache.get_seq_length() > 0
+    session.cancel_capture()
+    session.type_turn("For weeks.")
+    settled(session)
+    assert session._memory._start is None, "the turn went on from it"
+
+
+def test_nothing_is_offered_to_a_model_that_works(sessions: Sessions, session: Session, worker: Worker) -> None:
+    gate = Gate()
+    session.take(gate.read, "clip")
+    assert gate.reached.wait(60)
+    assert not worker.offer(lambda: pytest.fail("this was not to be done"))
+    gate.open.set()
+    settled(session)
 
 
 def test_two_sessions_answer_at_once_and_never_see_each_other(sessions: Sessions) -> None:

@@ -32,9 +32,10 @@ from app.sessions import Sessions
 from app.turn_buffer import TurnBuffer, decode_picture
 from app.worker import Worker
 from multimood_core.decoding import Sampling
-from multimood_core.engine import Engine, Finished, HistoryMemory, Labelled, ReplyPart, TurnFeatures
+from multimood_core.engine import Engine, Finished, Labelled, ReplyPart, TurnFeatures
 from multimood_core.evaluation import predict_labels
 from multimood_core.face_detector import FaceDetector, cut
+from multimood_core.history_memory import HistoryMemory
 from multimood_core.model import AUDIO_MODES, VIDEO_MODES
 from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN, Piece
 from multimood_core.records import HistoryTurn, Turn, Waveform
@@ -111,7 +112,7 @@ def answer(
     engine: Engine, buffer: TurnBuffer, memory: HistoryMemory, history: Sequence[HistoryTurn], words: str | None
 ) -> Timed:
     """Answers the turn with ``REPLY`` reply tokens; ``words`` given by hand leave the ASR out."""
-    memory.rows(history[:-2])  # what a session has folded when the turn ends: all but the last exchange
+    engine.prepare(history, scene.CONTEXT, memory)  # as the app does when a turn is begun, while the client speaks
     began, labels, first, before = time.perf_counter(), 0.0, 0.0, 0
     turn = replace(buffer.turn(), text=words)
     run = engine.begin(turn, history, scene.CONTEXT, memory)

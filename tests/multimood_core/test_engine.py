@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from multimood_core.decoding import LABELS, Sampling
-from multimood_core.engine import Engine, Finished, HistoryMemory, Labelled, Perceived, ReplyPart, Transcribed
+from multimood_core.engine import Engine, Finished, Labelled, Perceived, ReplyPart, Transcribed
 from multimood_core.errors import MediaError, ModelError
+from multimood_core.history_memory import HistoryMemory
 from multimood_core.labels import MEDIA_EMOTIONS
 from multimood_core.records import (
     SAMPLE_RATE,
@@ -205,3 +206,57 @@ def test_the_states_kept_for_a_way_back_stay_few(engine: Engine) -> None:
     rows = memory.rows(early)
     assert memory.folded - cost == tokens_of(engine, early[64:])  # from the 64th, the last state before the change
     torch.testing.assert_close(rows, engine.memory().rows(early), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("style", ["ecot", "brief"])
+@pytest.mark.parametrize("history", [[], HISTORY])
+def test_a_prompt_read_beforehand_gives_the_same_answer(style: str, history: list[HistoryTurn]) -> None:
+    model, processor = tiny_model(seed=3)
+    processor.prompt = style
+    engine = Engine(Checkpoint(CheckpointId("tiny", "0" * 64), Path(), model, processor))
+    turn, context = Turn(text="nobody listens", frames=faces(4), waveform=VOICE), Context("grief", "")
+
+    def answered(prepare: bool) -> tuple[TurnPrediction, int]:
+        memory, read = engine.memory(), 0
+        if prepare:
+            engine.prepare(history, context, memory)
+            read = len(memory._start[1].ids) if memory._start else 0
+        run = engine.begin(turn, history, context, memory)
+        *_, last = run.events(Sampling(max_tokens=6))
+        assert isinstance(last, Finished)
+        assert memory._start is None, "what was read is used up"
+        return last.prediction, read
+
+    (expected, _), (found, read) = answered(False), answered(True)
+    assert 0 < read < found.tokens.prompt
+    assert found.response == expected.response
+    for task in LABELS:
+        assert getattr(found, task).probabilities == pytest.approx(getattr(expected, task).probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("history", "context"),
+    [
+        ([*HISTORY[:2], replace(HISTORY[2], emotion="joy", emotion_confirmed=True)], Context("grief", "")),
+        (HISTORY[:2], Context("grief", "")),
+        (HISTORY, Context("work", "")),
+    ],
+)
+def test_what_was_read_of_another_prompt_is_not_used(engine: Engine, history: list[HistoryTurn], context: Context) -> None:
+    memory = engine.memory()
+    engine.prepare(HISTORY, Context("grief", ""), memory)
+    *_, found = engine.predict(Turn(text="nobody listens"), history, context, memory, Sampling(max_tokens=4))
+    *_, expected = engine.predict(Turn(text="nobody listens"), history, context, None, Sampling(max_tokens=4))
+    assert isinstance(found, Finished)
+    assert isinstance(expected, Finished)
+    assert found.prediction.client_emotion.probabilities == pytest.approx(
+        expected.prediction.client_emotion.probabilities, abs=1e-5
+    )
+
+
+def test_preparing_twice_reads_once(engine: Engine) -> None:
+    memory = engine.memory()
+    engine.prepare(HISTORY, None, memory)
+    kept = memory._start
+    engine.prepare(HISTORY, None, memory)
+    assert memory._start is kept
