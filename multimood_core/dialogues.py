@@ -17,7 +17,7 @@ from multimood_core.records import Context, HistoryTurn, Speaker
 
 @dataclass(frozen=True, slots=True)
 class DialogueTurn:
-    """One merged turn: the speaker's words, majority labels, and where its clip lies, if there is one."""
+    """One merged turn: the speaker's words, majority labels, where its clip lies and who is seen there, if it is known."""
 
     speaker: Speaker
     text: str
@@ -25,6 +25,7 @@ class DialogueTurn:
     strategy: str | None = None
     description: str = ""
     media: str | None = None
+    person: str = ""
 
 
 @dataclass(frozen=True, slots=True)

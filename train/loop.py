@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +19,13 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from multimood_core.errors import ModelError
 from train.config import dump_config, plain_config
+from train.files import recover, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +48,6 @@ class LoopConfig:
 _FREE: Final = ("out", "save_minutes")  # may differ when a run is resumed
 Batch = Sequence[int]
 LossFunction = Callable[[Batch, random.Random], Mapping[str, Tensor]]
-
-
-def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make ``folder`` appear complete or not at all: fill a sibling, flush it to the disk, rename.
-
-    Raises:
-        ModelError: it cannot be written, as when the disk is full; what stood there before is untouched.
-    """
-    _recover(folder)
-    staging = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir(parents=True)
-        fill(staging)
-        for path in staging.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-    except (OSError, RuntimeError, SafetensorError) as cause:  # torch.save and safetensors have errors of their own
-        shutil.rmtree(staging, ignore_errors=True)
-        raise ModelError(
-            f"Could not write {folder}: {cause}. The last complete one is untouched; make room if the disk is full, and --resume."
-        ) from cause
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(folder: Path) -> None:
-    """Put the complete folder back in its place where a process died between the two renames of ``write_whole``."""
-    old = folder.with_name(folder.name + ".old")
-    if old.is_dir() and not folder.exists():
-        old.rename(folder)
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int, rng: random.Random) -> list[list[int]]:
@@ -234,7 +196,7 @@ class Loop:
 
     def _load(self) -> None:
         folder = self.out / "state"
-        _recover(folder)
+        recover(folder)
         if not folder.is_dir():
             raise ModelError(f"--resume needs {folder}, which is not there. Start without --resume.")
         self._check_configuration(folder / "config.yaml")
