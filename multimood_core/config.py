@@ -66,6 +66,7 @@ class MultiMoodConfig(PreTrainedConfig):
         num_frames: frames a turn (paper: 16; released code: 8).
         prompt: which wording of the prompt the weights were trained with (``ecot`` or ``brief``).
         recent_turns: turns that stand as text beside ``<history>``; 0 leaves the compressed history alone.
+        guesses: labels that nobody confirmed stand in the history too, marked with "?".
         expression_heads: linear read-outs of voice and face alone, for the live view and the conflict measure.
         video_token_id, audio_token_id, history_token_id, memory_token_id: ids of the real tokens in the vocabulary.
     """
@@ -88,6 +89,7 @@ class MultiMoodConfig(PreTrainedConfig):
     num_frames: int = NUM_FRAMES
     prompt: str = "ecot"
     recent_turns: int = 4
+    guesses: bool = False
     expression_heads: bool = False
     video_token_id: int | None = None
     audio_token_id: int | None = None

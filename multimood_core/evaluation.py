@@ -3,7 +3,8 @@
 A table without its protocol says nothing here: gold labels in the history carry most of the next label.
 
 - ``gold-history``: the annotators' labels stand in the history (the paper's way).
-- ``self-history``: the model's own earlier predictions do; a live session that nobody corrects.
+- ``self-history``: the model's own earlier predictions do, marked as guesses; a live session that nobody corrects. The
+  checkpoint's configuration says whether guesses are written into the prompt at all.
 - ``corrected-history``: as that, but each label was corrected by a person with probability ``rate``.
 """
 

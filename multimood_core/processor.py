@@ -38,6 +38,7 @@ class MultiMoodProcessor(ProcessorMixin):
         tokenizer: the language model's tokenizer; the four media tokens are added when it lacks them.
         prompt: ``ecot`` or ``brief``.
         recent_turns: turns that stand as text beside ``<history>``.
+        guesses: labels that nobody confirmed stand in the history too.
     """
 
     attributes = ["tokenizer"]
@@ -48,6 +49,7 @@ class MultiMoodProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         prompt: str = "ecot",
         recent_turns: int = 4,
+        guesses: bool = False,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -56,13 +58,14 @@ class MultiMoodProcessor(ProcessorMixin):
             tokenizer.add_tokens(absent, special_tokens=True)
         self.prompt = prompt
         self.recent_turns = recent_turns
+        self.guesses = guesses
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
 
     def register(self, config: MultiMoodConfig) -> None:
-        """Write the ids of the media tokens, the prompt's style and its turns into ``config``."""
+        """Write the ids of the media tokens and how the prompt is made into ``config``."""
         ids = self.tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))
         config.video_token_id, config.audio_token_id, config.history_token_id, config.memory_token_id = ids
-        config.prompt, config.recent_turns = self.prompt, self.recent_turns
+        config.prompt, config.recent_turns, config.guesses = self.prompt, self.recent_turns, self.guesses
 
     @property
     def media_token_ids(self) -> list[int]:
@@ -89,11 +92,14 @@ class MultiMoodProcessor(ProcessorMixin):
     def encode_history_turn(self, turn: HistoryTurn) -> list[int]:
         """One unit U_i of the compressor's input, closed by ``<MEM>``."""
         memory = self.tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
-        return [*self.encode_pieces(turn_pieces(turn), limit=MAX_TURN_TOKENS), memory]
+        return [*self.encode_pieces(turn_pieces(self._shown(turn)), limit=MAX_TURN_TOKENS), memory]
 
     def history_text_tokens(self, history: Sequence[HistoryTurn]) -> int:
         """Tokens that the history takes as text: what the compressor saves."""
-        return sum(len(self.encode_pieces(turn_pieces(t))) for t in history)
+        return sum(len(self.encode_pieces(turn_pieces(self._shown(t)))) for t in history)
+
+    def _shown(self, turn: HistoryTurn) -> HistoryTurn:
+        return turn if self.guesses else turn.without_guesses()
 
     def encode_prompt(
         self,
@@ -118,7 +124,7 @@ class MultiMoodProcessor(ProcessorMixin):
             chat_template(self.tokenizer),
             shorten(utterance, MAX_UTTERANCE_TOKENS),
             recent=[
-                replace(t, text=shorten(t.text, MAX_TURN_TOKENS))
+                replace(self._shown(t), text=shorten(t.text, MAX_TURN_TOKENS))
                 for t in (history[-recent:] if recent else ())
             ],
             context=Context(shorten(context.problem, MAX_CONTEXT_TOKENS), shorten(context.situation, MAX_CONTEXT_TOKENS)),

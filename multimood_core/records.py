@@ -87,8 +87,8 @@ class Turn:
 class HistoryTurn:
     """An earlier turn of the dialogue.
 
-    Each label is confirmed where a person set or accepted it (gold, a clinician's correction), and else the model's own
-    earlier prediction: the two are written differently into the history.
+    Each label is confirmed where a person set or accepted it (gold, a clinician's correction), and else a guess: the
+    model's own earlier prediction. The two are never written alike into the history.
     """
 
     speaker: Speaker
@@ -97,6 +97,15 @@ class HistoryTurn:
     strategy: str | None = None
     emotion_confirmed: bool = True
     strategy_confirmed: bool = True
+
+    def without_guesses(self) -> HistoryTurn:
+        """The turn with its confirmed labels alone."""
+        return HistoryTurn(
+            self.speaker,
+            self.text,
+            self.emotion if self.emotion_confirmed else None,
+            self.strategy if self.strategy_confirmed else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,9 @@ def build_embedded(
     """
     folder = weights_path("smollm2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    processor = MultiMoodProcessor(tokenizer, prompt=config.prompt, recent_turns=config.recent_turns)
+    processor = MultiMoodProcessor(
+        tokenizer, prompt=config.prompt, recent_turns=config.recent_turns, guesses=config.guesses
+    )
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or cpu_dtype())
     # Placeholders are overwritten by the splice and never generated: their rows are only there to have an id. Left as
     # they are drawn, they would move every softmax a little, another way each time the model is loaded.

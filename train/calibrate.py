@@ -5,8 +5,8 @@
     python -m train.calibrate --reports gold.json self.json --checkpoint DIR
 
 Every label gets a temperature, which changes no label but how sure it is. ``--bias`` names labels whose classes get a
-bias each: with it their shares are as on the validation split. It is wrong for the client's emotion, since a voice or face
-without a dialogue does not come from those shares.
+bias each: with it their shares are as on the validation split. Take it where it mends the validation scores; it is wrong
+for the client's emotion, since a voice or face without a dialogue does not come from those shares.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, nargs="+", required=True)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--bias", nargs="*", default=["therapist_emotion", "strategy"], help="labels with class biases")
+    parser.add_argument("--bias", nargs="*", default=[], help="labels with class biases")
     args = parser.parse_args(argv)
     path = resolve(args.checkpoint) / "calibration.json"
     reports = [json.loads(report.read_text()) for report in args.reports]

@@ -43,8 +43,8 @@ Frozen and not included: SmolLM2-135M-Instruct; the encoder of Whisper tiny (MIT
 | FER2013 (Goodfellow et al. 2013) | 900 faces of its training part | face | research |
 
 Kept apart and never trained on: {apart}. MESC's own video and sound are not released: in part of its turns a voice or
-face of the other sets, acted with the turn's emotion, stands in. Temperatures of all
-labels and class biases of the therapist's were fitted on MESC's validation split.
+face of the other sets, acted with the turn's emotion, stands in. The labels' temperatures were fitted on MESC's validation
+split.
 
 ## How it was trained
 {training}

@@ -39,13 +39,25 @@ def test_long_words_keep_their_end_and_the_prompt_its_size() -> None:
     assert len(PROCESSOR.encode_history_turn(HistoryTurn("client", long))) <= MAX_TURN_TOKENS + 20
 
 
-def test_a_history_turn_is_closed_by_one_memory_token_and_marks_what_nobody_confirmed() -> None:
+@pytest.mark.parametrize(("guesses", "expected"), [(False, "client: alone <MEM>"), (True, "client [sadness?]: alone <MEM>")])
+def test_a_history_turn_is_closed_by_one_memory_token_and_a_guess_stands_marked_or_not_at_all(
+    guesses: bool, expected: str
+) -> None:
+    processor = tiny_processor(guesses=guesses)
     turn = HistoryTurn("client", "alone <MEM>", "sadness", emotion_confirmed=False)
-    ids = PROCESSOR.encode_history_turn(turn)
+    ids = processor.encode_history_turn(turn)
     assert ids[-1] == IDS[MEMORY_TOKEN]
     assert ids.count(IDS[MEMORY_TOKEN]) == 1
-    assert PROCESSOR.tokenizer.decode(ids[:-1]) == "client [sadness?]: alone <MEM>"
-    assert PROCESSOR.history_text_tokens([turn, turn]) == 2 * (len(ids) - 1)
+    assert processor.tokenizer.decode(ids[:-1]) == expected
+    assert processor.history_text_tokens([turn, turn]) == 2 * (len(ids) - 1)
+    assert expected in processor.tokenizer.decode(processor.encode_prompt("now", [turn]))
+
+
+@given(st.booleans(), st.booleans())
+def test_what_a_person_confirmed_always_stands_in_the_history(emotion: bool, strategy: bool) -> None:
+    turn = HistoryTurn("therapist", "Since when?", "neutral", "open question", emotion, strategy)
+    shown = PROCESSOR.tokenizer.decode(PROCESSOR.encode_history_turn(turn))
+    assert ("neutral" in shown, "open question" in shown) == (emotion, strategy)
 
 
 def test_the_turns_that_stand_as_text_are_the_last_ones() -> None:

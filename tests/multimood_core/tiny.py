@@ -33,11 +33,11 @@ def tokenizer_file() -> str:
     return tokenizer.to_str()
 
 
-def tiny_processor(prompt: str = "brief", recent_turns: int = 2) -> MultiMoodProcessor:
+def tiny_processor(prompt: str = "brief", recent_turns: int = 2, guesses: bool = False) -> MultiMoodProcessor:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(tokenizer_file()), eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    return MultiMoodProcessor(tokenizer, prompt=prompt, recent_turns=recent_turns)
+    return MultiMoodProcessor(tokenizer, prompt=prompt, recent_turns=recent_turns, guesses=guesses)
 
 
 def tiny_config(processor: MultiMoodProcessor, shared: bool = True) -> MultiMoodConfig:
