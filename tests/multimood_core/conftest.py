@@ -16,9 +16,11 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import Qwen2ForCausalLM
 
 from multimood_core.config import MultiMoodConfig
 from multimood_core.registry import ADAPTER, Checkpoint, build_embedded, load, save
+from tests.multimood_core.hub_layout import hub_model, save_hub
 from tests.multimood_core.tiny import CALIBRATION, next_token_logits
 
 _REPO = Path(__file__).resolve().parents[2]
@@ -81,3 +83,15 @@ def embedded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded(embedded_checkpoint: Path) -> Checkpoint:
     """That checkpoint, loaded."""
     return load(embedded_checkpoint, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def hub() -> Qwen2ForCausalLM:
+    """The hub's model at toy size. Its tests share it: who changes weights draws one of their own by ``hub_model``."""
+    return hub_model()
+
+
+@pytest.fixture(scope="session")
+def base(hub: Qwen2ForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its checkpoint: four shards and the audio stage's two files."""
+    return save_hub(hub, tmp_path_factory.mktemp("base"))
