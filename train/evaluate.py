@@ -20,9 +20,10 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from scipy.sparse import hstack
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from tqdm import tqdm
 
 from multimood_core.dialogues import Item, items_of
@@ -51,9 +52,11 @@ def mesc_baselines(train: Sequence[Item], test: Sequence[Item], gold_history: bo
         truth, known = [t[task] for t in truths], [t[task] for t in learnt]
         common = majority_class(known)
         baselines.setdefault("majority", {})[task] = _row(truth, [common] * len(truth))
-        classifier = make_pipeline(TfidfVectorizer(min_df=2, sublinear_tf=True), LogisticRegression(C=1.0, max_iter=300))
-        classifier.fit([_words(item, gold_history) for item in train], known)
-        said = classifier.predict([_words(item, gold_history) for item in test])
+        words = TfidfVectorizer(min_df=2, sublinear_tf=True)
+        marks = DictVectorizer()
+        features = hstack([words.fit_transform(_words(train)), marks.fit_transform(_marks(train, gold_history))])
+        classifier = LogisticRegression(C=1.0, max_iter=1000).fit(features, known)
+        said = classifier.predict(hstack([words.transform(_words(test)), marks.transform(_marks(test, gold_history))]))
         baselines.setdefault("logistic regression on TF-IDF", {})[task] = _row(truth, list(said))
         if gold_history and task == "client_emotion":
             copied = [_previous(item) or common for item in test]
@@ -66,15 +69,20 @@ def _previous(item: Item) -> str | None:
     return said[-1] if said else None
 
 
-def _words(item: Item, gold_history: bool) -> str:
-    """The turn's words and, as words of their own, the gold labels that the protocol gives."""
-    if not gold_history:
-        return item.client.text
-    client = [turn.emotion for turn in item.history() if turn.speaker == "client"][-3:]
-    strategies = [turn.strategy for turn in item.history() if turn.strategy][-2:]
-    marks = [f"prevemotion{i}{e}" for i, e in enumerate(reversed(client))]
-    marks += [f"prevstrategy{i}{s.replace(' ', '').replace('-', '')}" for i, s in enumerate(reversed(strategies)) if s]
-    return " ".join([item.client.text, *marks])
+def _words(items: Sequence[Item]) -> list[str]:
+    return [item.client.text for item in items]
+
+
+def _marks(items: Sequence[Item], gold_history: bool) -> list[dict[str, str]]:
+    """The last three client emotions and two strategies of each history, where the protocol gives them."""
+    rows = []
+    for item in items:
+        history = item.history() if gold_history else ()
+        emotions = [turn.emotion for turn in history if turn.speaker == "client" and turn.emotion][:-4:-1]
+        strategies = [turn.strategy for turn in history if turn.strategy][:-3:-1]
+        row = {f"emotion {i}": emotion for i, emotion in enumerate(emotions)}
+        rows.append(row | {f"strategy {i}": strategy for i, strategy in enumerate(strategies)})
+    return rows
 
 
 def evaluate_mesc(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
