@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -11,6 +13,7 @@ from multimood_core.rewards import ReplySituation
 from multimood_core.sentences import words_of
 
 _RUN: Final = 4  # words: shorter runs are shared by chance
+_FEW: Final = 16  # situations that count as having shared nothing, so that two of three are no template yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,54 @@ class CopyGuard:
         return [_beyond(copied_share(s, reply), self.usual) for s, reply in zip(situations, replies, strict=True)]
 
 
+class TemplateGuard:
+    """1 minus the share of a reply that was lately said to other clients too, beyond what real replies share.
+
+    A sentence that suits everybody says nothing to anybody, and no judge who sees one reply at a time can tell. So this
+    guard remembers the replies to the last situations, those of the same call included; replies to one situation do not
+    count against each other. Its memory is part of a training run's state: ``state`` and ``restore``.
+
+    Args:
+        usual: share that real replies have.
+        window: situations that are remembered.
+    """
+
+    name: Final = "template"
+
+    def __init__(self, usual: float, window: int = 256) -> None:
+        self.usual, self.window = usual, window
+        self._said: OrderedDict[str, frozenset[str]] = OrderedDict()  # situation -> the runs of words of its replies
+
+    def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float]:
+        return [_beyond(share, self.usual) for share in self.shares(situations, replies)]
+
+    def shares(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float]:
+        """For each reply, the mean over its words of the share of other situations that had the words there."""
+        keys = [_key(situation) for situation in situations]
+        for key in set(keys):
+            self._said.pop(key, None)  # what was said to it in an earlier epoch is no other client's
+        for key, reply in zip(keys, replies, strict=True):
+            self._said[key] = self._said.get(key, frozenset()) | set(_runs(words_of(reply)))
+        while len(self._said) > max(self.window, len(set(keys))):
+            self._said.popitem(last=False)
+        counts = Counter(run for runs in self._said.values() for run in runs)
+        others = len(self._said) - 1 + _FEW
+        return [_mean_over_words(words_of(reply), lambda run: (counts[run] - 1) / others) for reply in replies]
+
+    def state(self) -> list[tuple[str, list[str]]]:
+        """The memory in plain values, oldest first."""
+        return [(key, sorted(runs)) for key, runs in self._said.items()]
+
+    def restore(self, state: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Take up a memory that ``state`` gave."""
+        self._said = OrderedDict((key, frozenset(runs)) for key, runs in state)
+
+
+def _key(situation: ReplySituation) -> str:
+    earlier = "\n".join(turn.text for turn in situation.history)
+    return hashlib.sha256(f"{earlier}\n{situation.client}".encode()).hexdigest()[:16]
+
+
 def _beyond(share: float, usual: float) -> float:
     return 1.0 - max(0.0, share - usual) / (1.0 - usual)
 
@@ -66,13 +117,23 @@ def copied_share(situation: ReplySituation, reply: str) -> float:
 
     A reply of fewer words is copied when it is the client's whole turn.
     """
-    words = words_of(reply)
-    turns = [words_of(situation.client), *(words_of(turn.text) for turn in situation.history)]
+    words, client = words_of(reply), words_of(situation.client)
     if len(words) < _RUN:
-        return float(bool(words) and words == turns[0])
-    runs = {tuple(turn[i : i + _RUN]) for turn in turns for i in range(len(turn) - _RUN + 1)}
-    copied = [False] * len(words)
-    for i in range(len(words) - _RUN + 1):
-        if tuple(words[i : i + _RUN]) in runs:
-            copied[i : i + _RUN] = [True] * _RUN
-    return sum(copied) / len(words)
+        return float(bool(words) and words == client)
+    before = {run for turn in (client, *(words_of(turn.text) for turn in situation.history)) for run in _runs(turn)}
+    return _mean_over_words(words, lambda run: float(run in before))
+
+
+def _runs(words: Sequence[str]) -> list[str]:
+    """Every run of four words; the whole where there are fewer."""
+    return [" ".join(words[i : i + _RUN]) for i in range(max(1, len(words) - _RUN + 1))] if words else []
+
+
+def _mean_over_words(words: Sequence[str], value: Callable[[str], float]) -> float:
+    """Mean over the words of the highest value among the runs that each stands in; 0 where there is no word."""
+    highest = [0.0] * len(words)
+    for begin, run in enumerate(_runs(words)):
+        found = value(run)
+        for i in range(begin, min(begin + _RUN, len(words))):
+            highest[i] = max(highest[i], found)
+    return sum(highest) / len(highest) if highest else 0.0

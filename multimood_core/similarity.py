@@ -1,6 +1,6 @@
 """r_sim: how close a reply comes to what the therapist really said (paper, eq. 5).
 
-BGE-M3 (Chen et al. 2024) scores a pair of texts three times: dense, sparse and late interaction (colbert). Where its
+The paper's similarity is BGE-M3's (``bge_m3.BgeSimilarity``): dense, sparse and late interaction (colbert). Where its
 weights are not at hand, ``MiniLMSimilarity`` stands in under a name of its own: it has the dense and the colbert term,
 and no sparse one, as MiniLM was never trained to weigh words.
 """
@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
-from torch import Tensor
 
 from multimood_core.rewards import ReplySituation
-from multimood_core.text_encoder import MiniLM
-
-SPARSE_WEIGHT: Final = 0.3  # paper, eq. 5
+from multimood_core.text_encoder import MiniLM, late_interaction
 
 
 class Similarity(Protocol):
@@ -27,13 +24,6 @@ class Similarity(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]: ...
-
-
-def late_interaction(query: Tensor, passage: Tensor) -> float:
-    """Mean over the query's tokens (n, D) of their best match among the passage's (m, D); 0 where one has no token."""
-    if not len(query) or not len(passage):
-        return 0.0
-    return float((query @ passage.T).max(1).values.mean())
 
 
 class MiniLMSimilarity:

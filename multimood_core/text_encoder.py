@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from multimood_core.weights import weights_path
 
-_KEPT: Final = 4096  # texts whose states stay in memory; at 20 tokens of 384 floats each, 130 MB
+S = TypeVar("S")
+
+
+class LastTexts(Generic[S]):
+    """Encodes texts in batches of about the same length and keeps the last ones: references and clients come again.
+
+    Args:
+        encode: a batch of texts -> what is kept of each.
+        kept: texts that stay; at 20 tokens of 384 floats each, 4,096 take 130 MB.
+        batch: texts encoded at a time.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], Sequence[S]], kept: int = 4096, batch: int = 32) -> None:
+        self._encode, self._limit, self._batch = encode, kept, batch
+        self._kept: OrderedDict[str, S] = OrderedDict()
+
+    def __call__(self, texts: Sequence[str]) -> list[S]:
+        found = {text: self._kept[text] for text in texts if text in self._kept}
+        fresh = sorted({text for text in texts if text not in found}, key=lambda text: (len(text), text))
+        for begin in range(0, len(fresh), self._batch):
+            part = fresh[begin : begin + self._batch]
+            found |= zip(part, self._encode(part), strict=True)
+        for text, value in found.items():
+            self._kept[text] = value
+            self._kept.move_to_end(text)
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return [found[text] for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +50,13 @@ class TextStates:
 
     tokens: Tensor
     pooled: Tensor
+
+
+def late_interaction(query: Tensor, passage: Tensor) -> float:
+    """Mean over the query's tokens (n, D) of their best match among the passage's (m, D); 0 where one has no token."""
+    if not len(query) or not len(passage):
+        return 0.0
+    return float((query @ passage.T).max(1).values.mean())
 
 
 class MiniLM:
@@ -41,36 +75,25 @@ class MiniLM:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).to(self.device).eval().requires_grad_(False)
         self.hidden_size = int(self.model.config.hidden_size)
-        self._kept: OrderedDict[str, TextStates] = OrderedDict()
+        self._states = LastTexts(self._encode)
 
     def __call__(self, texts: Sequence[str]) -> list[TextStates]:
         """States of each text, in order."""
-        fresh = sorted({text for text in texts if text not in self._kept}, key=lambda text: (len(text), text))
-        found = dict(zip(fresh, self._encode(fresh), strict=True))
-        for text in texts:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-                found[text] = self._kept[text]
-        self._kept.update((text, found[text]) for text in fresh)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return [found[text] for text in texts]
+        return self._states(texts)
 
     @torch.inference_mode()
-    def _encode(self, texts: Sequence[str], batch: int = 32) -> Iterator[TextStates]:
-        for begin in range(0, len(texts), batch):
-            part = list(texts[begin : begin + batch])
-            inputs = self.tokenizer(
-                part,
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-                return_special_tokens_mask=True,
-            )
-            words = (inputs["attention_mask"] * (1 - inputs.pop("special_tokens_mask"))).bool()
-            states = self.model(**inputs.to(self.device)).last_hidden_state.cpu()
-            mask = inputs["attention_mask"].cpu()[..., None]
-            pooled = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
-            tokens = torch.nn.functional.normalize(states, dim=-1)
-            yield from (TextStates(t[w].clone(), p.clone()) for t, w, p in zip(tokens, words, pooled, strict=True))
+    def _encode(self, texts: Sequence[str]) -> list[TextStates]:
+        inputs: Any = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        )
+        words = (inputs["attention_mask"] * (1 - inputs.pop("special_tokens_mask"))).bool()
+        states = self.model(**inputs.to(self.device)).last_hidden_state.cpu()
+        mask = inputs["attention_mask"].cpu()[..., None]
+        pooled = nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        tokens = nn.functional.normalize(states, dim=-1)
+        return [TextStates(t[w].clone(), p.clone()) for t, w, p in zip(tokens, words, pooled, strict=True)]

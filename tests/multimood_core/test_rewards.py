@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from multimood_core.errors import ModelError
-from multimood_core.guards import CopyGuard, LengthGuard, RepetitionGuard
-from multimood_core.records import HistoryTurn
+from multimood_core.guards import LengthGuard
 from multimood_core.rewards import PartedScore, ReplySituation, RewardFunction, RewardTerm, embedded_rewards
 
 SITUATION = ReplySituation("I cannot sleep since my father died.", reference="That is hard. How long has it been?")
@@ -60,33 +59,6 @@ def test_terms_without_weight_and_lists_that_do_not_match_are_refused() -> None:
         RewardFunction([(Says("a", 1.0), 0)])
     with pytest.raises(ModelError, match="got 1 and 2"):
         RewardFunction([(Says("a", 1.0), 1)])([SITUATION], ["a", "b"])
-
-
-def factor(guard: LengthGuard | RepetitionGuard | CopyGuard, reply: str, situation: ReplySituation = SITUATION) -> float:
-    return guard([situation], [reply])[0]
-
-
-def test_length_takes_from_the_empty_and_the_overlong() -> None:
-    assert [factor(LengthGuard(4), text) for text in ("", " .?! ", "one two three four", "a b c d e f g h")] == [0, 0, 1, 0.5]
-
-
-def test_repetition_counts_word_pairs_that_come_again() -> None:
-    assert factor(RepetitionGuard(0.0), "I see that this is hard") == 1.0
-    # go on | on go | go on | on go | go on: two of five pairs are new
-    assert factor(RepetitionGuard(0.0), "Go on, go on, go on.") == pytest.approx(0.4)
-    assert factor(RepetitionGuard(0.2), "Go on, go on, go on.") == pytest.approx(0.5)
-    assert factor(RepetitionGuard(0.6), "Go on, go on, go on.") == 1.0
-
-
-def test_copying_sees_runs_of_the_dialogue_and_lets_a_restatement_pass() -> None:
-    assert factor(CopyGuard(0.5), SITUATION.client.upper()) == 0.0
-    # "since my father died" are four of eight words
-    assert factor(CopyGuard(0.5), "So it began since my father died, yes") == 1.0
-    assert factor(CopyGuard(0.25), "So it began since my father died, yes") == pytest.approx(1 - 0.25 / 0.75)
-    assert factor(CopyGuard(0.5), "My father died too") == 1.0
-    earlier = ReplySituation("Yes.", history=(HistoryTurn("therapist", "What brings you here today?"),))
-    assert factor(CopyGuard(0.5), "What brings you here today?", earlier) == 0.0
-    assert (factor(CopyGuard(0.5), "Yes", earlier), factor(CopyGuard(0.5), "No", earlier)) == (0.0, 1.0)
 
 
 def test_the_embedded_rewards_prefer_the_reference_and_take_everything_from_the_empty_and_the_copied() -> None:
