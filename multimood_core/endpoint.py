@@ -130,17 +130,21 @@ class Endpoint:
                 raise ModelError(
                     f"The judge's endpoint refused {self.settings.model!r}: {cause}. Correct the key, the address or the name."
                 ) from cause
-            return self._failed(str(cause))
+            self._failed(str(cause))
+            return None
         except (APIError, ValueError) as cause:  # time-outs, broken connections, answers that are no JSON
-            return self._failed(str(cause))
+            self._failed(str(cause))
+            return None
         try:
             text, usage = answer.choices[0].message.content or "", answer.usage
         except (AttributeError, IndexError, TypeError):  # JSON of another shape, or a page of a proxy
-            return self._failed(f"it answered {str(answer)[:80]!r}")
+            self._failed(f"it answered {str(answer)[:80]!r}")
+            return None
         if usage:
             self._count(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
         if not accept(text):
-            return self._failed(f"its answer could not be read: {text[:80]!r}")
+            self._failed(f"its answer could not be read: {text[:80]!r}")
+            return None
         self._count(calls=1)
         if self._cache:
             self._cache.put(key, text)
