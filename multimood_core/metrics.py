@@ -61,6 +61,57 @@ def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bo
     return float(sum(gaps) / len(conf))
 
 
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The answers whose confidence lies in [``low``, ``high``): how many, how confident on average, how often right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], bins: int = 10) -> tuple[ReliabilityBin, ...]:
+    """What a reliability diagram shows: the bins of ``expected_calibration_error`` that hold something."""
+    conf, right = np.asarray(confidence), np.asarray(correct, dtype=float)
+    index = np.minimum((conf * bins).astype(int), bins - 1)
+    return tuple(
+        ReliabilityBin(
+            b / bins, (b + 1) / bins, int((index == b).sum()), float(conf[index == b].mean()), float(right[index == b].mean())
+        )
+        for b in map(int, np.unique(index))
+    )
+
+
+def brier_score(truth: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> float:
+    """Squared distance of the probabilities from the truth, summed over the classes (Brier 1950, eq. 2): 0 to 2."""
+    total = 0.0
+    for label, row in zip(truth, probabilities, strict=True):
+        known = dict.fromkeys([label], 0.0) | dict(row)
+        total += sum((p - (name == label)) ** 2 for name, p in known.items())
+    return total / len(truth)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceBias:
+    """How far the predicted labels' distribution leans from the reference's.
+
+    ``distance`` is half the sum of the absolute leans (total variation): 0 where both are alike, 1 where they share
+    nothing. ``lean`` has each label's predicted less its true share. Answers without a label lean towards none.
+    """
+
+    distance: float
+    lean: Mapping[str, float]
+
+
+def preference_bias(truth: Sequence[str], predicted: Sequence[str | None]) -> PreferenceBias:
+    """The lean of each label that occurs on either side."""
+    true, said = Counter(truth), Counter(p if p is not None else _NONE for p in predicted)
+    lean = {name: (said[name] - true[name]) / len(truth) for name in sorted(set(true) | set(said))}
+    return PreferenceBias(sum(map(abs, lean.values())) / 2, lean)
+
+
 def bootstrap_interval(correct: Sequence[bool], samples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of a mean over items, by resampling the items."""
     values = np.asarray(correct, dtype=float)

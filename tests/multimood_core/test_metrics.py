@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, f1_score
 
 from multimood_core.metrics import (
     bootstrap_interval,
+    brier_score,
     classification_scores,
     expected_calibration_error,
     majority_class,
+    preference_bias,
+    reliability_bins,
 )
 
 
@@ -64,6 +67,32 @@ def test_calibration_error_of_cases_computed_by_hand() -> None:
     assert expected_calibration_error([0.95, 0.95], [False, False]) == pytest.approx(0.95)
     # one bin holds 0.62 and 0.68 (mean 0.65, half right), another 0.9 (right): (2 * 0.15 + 1 * 0.1) / 3
     assert expected_calibration_error([0.62, 0.68, 0.9], [True, False, True]) == pytest.approx(0.4 / 3)
+
+
+def test_the_bins_are_those_of_the_calibration_error() -> None:
+    confidence, right = [0.62, 0.68, 0.9, 1.0], [True, False, True, True]
+    bins = reliability_bins(confidence, right)
+    assert [(b.low, b.high, b.n) for b in bins] == [(0.6, 0.7, 2), (0.9, 1.0, 2)]
+    assert [b.confidence for b in bins] == [pytest.approx(0.65), pytest.approx(0.95)]
+    assert [b.accuracy for b in bins] == [0.5, 1.0]
+    error = sum(b.n * abs(b.accuracy - b.confidence) for b in bins) / 4
+    assert expected_calibration_error(confidence, right) == pytest.approx(error)
+
+
+def test_brier_is_scikit_learns_and_a_label_without_probability_has_none() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet(np.ones(3), 50)
+    truth = [str(i) for i in rng.integers(0, 3, 50)]
+    found = brier_score(truth, [dict(zip("012", row, strict=True)) for row in rows])
+    assert found == pytest.approx(brier_score_loss(truth, rows, labels=["0", "1", "2"], scale_by_half=False))
+    assert brier_score(["a"], [{"b": 1.0}]) == 2
+
+
+def test_preference_bias_of_a_case_computed_by_hand() -> None:
+    bias = preference_bias(["a", "a", "b", "c"], ["a", "a", "a", None])
+    assert bias.lean == {"(none)": 0.25, "a": 0.25, "b": -0.25, "c": -0.25}
+    assert bias.distance == 0.5
+    assert preference_bias(["a", "b"], ["b", "a"]).distance == 0  # every answer is wrong, yet no label is preferred
 
 
 def test_the_interval_is_that_of_the_binomial() -> None:
