@@ -1,48 +1,62 @@
 """Train the ConvCompressor: a frozen language model has to reconstruct the turns from their ``<MEM>`` states alone.
 
-    python -m train.compressor --config train/configs/compressor_mini.yaml [--key=value ...] [--resume]
+    python -m train.compressor --config train/configs/compressor_mini.yaml [--key=value ...] [--resume] [--dry-run]
 
 Stage 1 takes single turns, stage 2 whole conversations (paper, Experimental setup). The target is the very unit that was
-read, role and labels included, so emotion and strategy have to survive the compression. One departure from the paper:
-the mini language model is not quantised and the compressor is trained whole instead of by LoRA, as it is small.
+read, role and labels included, so emotion and strategy have to survive the compression. At paper scale the language model
+is quantised (``quantise: nf4``) and the Mamba learns by LoRA (``lora_rank: 64``), its embeddings and projection whole; the
+mini compressor is so small that all of it is trained. ``train.reconstruct`` measures what comes out.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
+import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, PreTrainedModel
+from transformers import MambaModel, PreTrainedModel
 
 from multimood_core.conv_compressor import ConvCompressor
 from multimood_core.dialogues import Dialogue
+from multimood_core.errors import DataError, ModelError
+from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
-from multimood_core.prompts import MEMORY_TOKEN
 from multimood_core.records import HistoryTurn
-from multimood_core.weights import weights_path
+from train.base import BaseConfig, build_base, read_model_config
 from train.config import dump_config, load_config, run_command
-from train.data import read_mesc
-from train.loop import Loop, LoopConfig, write_whole
+from train.lineage import lineage
+from train.loop import Loop, LossFunction, row_rngs
+from train.plan import Plan, language_model_loss, meta_base, plan_training
+from train.turns import DATA, data_hash, read_split
+
+STAGES = ("utterances", "conversations")
+_LORA_TARGETS = ("in_proj", "x_proj", "out_proj")  # dt_proj's weight is read without its module
 
 
 @dataclass(frozen=True, slots=True)
-class CompressorConfig(LoopConfig):
+class CompressorConfig(BaseConfig):
     """Settings of one stage of the compressor's training."""
 
     out: Path = field(default=Path("runs/compressor"), metadata={"help": "folder of the run"})
+    data: Path = field(default=DATA, metadata={"help": "folder that the data stage wrote"})
     start: Path | None = field(default=None, metadata={"help": "an earlier stage's run to go on from"})
-    stage: str = field(default="utterances", metadata={"help": "utterances or conversations"})
+    mamba: Path | None = field(default=None, metadata={"help": "folder of a pretrained Mamba (paper: Mamba-370M); null: fresh"})
+    stage: str = field(default="utterances", metadata={"help": " or ".join(STAGES)})
     max_turns: int = field(default=8, metadata={"help": "turns of a conversation at the most, in stage 2"})
+    max_tokens: int = field(default=512, metadata={"help": "tokens of a sample at the most (released code: 512)"})
     label_dropout: float = field(default=0.3, metadata={"help": "part of the turns read without labels, as in a live session"})
-    hidden_size: int = field(default=256, metadata={"help": "of the Mamba (paper scale: 1024)"})
-    layers: int = field(default=3, metadata={"help": "of the Mamba (paper scale: 48)"})
-    state_size: int = field(default=8, metadata={"help": "of the Mamba (paper scale: 16)"})
+    lora_rank: int = field(default=0, metadata={"help": "of LoRA on the Mamba (paper: 64); 0: all of it is trained"})
+    lora_alpha: int = field(default=128, metadata={"help": "of LoRA on the Mamba (paper: 128)"})
 
 
 class Reconstruction(nn.Module):
@@ -56,7 +70,7 @@ class Reconstruction(nn.Module):
     def forward(self, history: Tensor, mask: Tensor, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and token accuracy of ``target`` (B, T) given the ``<MEM>`` states of ``history`` (B, H)."""
         embed = self.llm.get_input_embeddings()
-        compressed = self.compressor(history, embed(history), mask)
+        compressed = self.compressor(history, embed(history) if self.compressor.shared_embeddings else None, mask)
         counts = ((history == self.compressor.memory_token_id) & mask.bool()).sum(1)
         words = embed(target)
         memory = nn.utils.rnn.pad_sequence(
@@ -71,11 +85,13 @@ class Reconstruction(nn.Module):
             position_ids=(attention.cumsum(1) - 1).clamp(min=0),
         ).last_hidden_state
         kept = target_mask.bool()
-        logits = self.llm.get_output_embeddings()(hidden[:, states - 1 : -1][kept]).float()
+        head = self.llm.get_output_embeddings()
+        logits = head(hidden[:, states - 1 : -1][kept].to(head.weight.dtype)).float()
         expected = target[kept]
         return {
             "loss": F.cross_entropy(logits, expected),
             "accuracy": (logits.argmax(-1) == expected).float().mean(),
+            "count": torch.tensor(float(len(expected))),  # the means are over tokens
         }
 
 
@@ -85,25 +101,47 @@ def units_of(dialogues: Sequence[Dialogue]) -> list[list[HistoryTurn]]:
 
 
 class CompressorTask:
-    """Samples of one stage and their loss."""
+    """Samples of one stage and their loss.
+
+    Raises:
+        DataError: an unknown stage.
+    """
 
     def __init__(
         self, config: CompressorConfig, processor: MultiMoodProcessor, model: Reconstruction, dialogues: Sequence[Dialogue]
     ) -> None:
+        if config.stage not in STAGES:
+            raise DataError(f"Expected stage to be {' or '.join(STAGES)}, got {config.stage!r}.")
         self.config, self.processor, self.model = config, processor, model
         units = units_of(dialogues)
         if config.stage == "utterances":
             self.samples = [[turn] for dialogue in units for turn in dialogue]
         else:
-            size = config.max_turns
-            self.samples = [d[i : i + size] for d in units for i in range(0, len(d), size) if len(d[i : i + size]) > 1]
-        self.lengths = [sum(len(processor.encode_history_turn(turn)) for turn in sample) for sample in self.samples]
+            self.samples = [sample for dialogue in units for sample in self._stretches(dialogue) if len(sample) > 1]
+        self.lengths = [sum(map(self._tokens, sample)) for sample in self.samples]
+
+    def _tokens(self, turn: HistoryTurn) -> int:
+        return len(self.processor.encode_history_turn(turn))
+
+    def _stretches(self, dialogue: Sequence[HistoryTurn]) -> list[list[HistoryTurn]]:
+        """The dialogue cut wherever ``max_turns`` or ``max_tokens`` are reached."""
+        stretches: list[list[HistoryTurn]] = [[]]
+        tokens = 0
+        for turn in dialogue:
+            size = self._tokens(turn)
+            if len(stretches[-1]) == self.config.max_turns or tokens + size > self.config.max_tokens:
+                stretches.append([])
+                tokens = 0
+            stretches[-1].append(turn)
+            tokens += size
+        return stretches
 
     def loss(self, batch: Sequence[int], rng: random.Random) -> Mapping[str, Tensor]:
-        rows = [[self._read(turn, rng) for turn in self.samples[i]] for i in batch]
+        drawn = row_rngs(batch, rng)
+        rows = [[self._read(turn, own) for turn in self.samples[i]] for i, own in zip(batch, drawn, strict=True)]
         history, mask = self.processor.pad([[token for unit in row for token in unit] for row in rows])
         # The model writes the units one after the other; each <MEM> stands where a unit ends.
-        device = next(self.model.llm.parameters()).device
+        device = self.model.compressor.memory_projection.weight.device
         target, target_mask = history.to(device), mask.to(device)
         return self.model(history.to(device), mask.to(device), target, target_mask)
 
@@ -113,56 +151,134 @@ class CompressorTask:
         return self.processor.encode_history_turn(turn)
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Mean loss and token accuracy over the samples, labels always read."""
-        rng, total = random.Random(0), {"loss": 0.0, "accuracy": 0.0}
-        batches = [range(i, min(i + 16, len(self.samples))) for i in range(0, len(self.samples), 16)]
-        for batch in batches:
-            for key, value in self.loss(list(batch), rng).items():
-                total[key] += float(value) / len(batches)
-        return total
+    def evaluate(self, measure: Callable[[LossFunction, Sequence[int], random.Random], Mapping[str, Tensor]]) -> dict[str, float]:
+        """Cross-entropy and token accuracy over all samples, the same draws each time.
+
+        Args:
+            measure: computes a batch's metrics (``Loop.measure``).
+        """
+        rng, total, tokens = random.Random(0), {"loss": 0.0, "accuracy": 0.0}, 0.0
+        for i in range(0, len(self.samples), 16):
+            found = dict(measure(self.loss, range(i, min(i + 16, len(self.samples))), rng))
+            count = float(found.pop("count"))
+            tokens += count
+            for key, value in found.items():
+                total[key] += count * float(value)
+        return {key: value / tokens for key, value in total.items()}
+
+
+def load_compressor(model: MultiMoodForConditionalGeneration, folder: Path) -> None:
+    """Put a trained compressor into the model.
+
+    Raises:
+        ModelError: the model has none, or the folder holds one of other sizes.
+    """
+    compressor = model.model.compressor
+    if compressor is None:
+        raise ModelError("Expected a model with a compressor; give compressor_config in the model's configuration.")
+    try:
+        compressor.load_state_dict(load_file(folder / "compressor.safetensors"))
+    except (OSError, RuntimeError) as cause:
+        raise ModelError(f"Expected a compressor of the model's sizes in {folder}: {cause}") from cause
 
 
 def build(config: CompressorConfig) -> tuple[MultiMoodProcessor, Reconstruction]:
-    """The processor, and a fresh or continued compressor in front of the embedded language model."""
-    folder = weights_path("smollm2")
-    processor = MultiMoodProcessor(AutoTokenizer.from_pretrained(folder), prompt="brief")
-    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    llm.resize_token_embeddings(len(processor.tokenizer), mean_resizing=True)
+    """The processor, and a fresh, pretrained or continued compressor in front of the base's frozen language model."""
+    model, processor = build_base(config, read_model_config(config.model))
+    compressor = model.model.compressor
+    if compressor is None:
+        raise ModelError(f"Expected compressor_config in {config.model}, which is what this stage trains.")
     torch.manual_seed(config.seed)
-    mamba = MambaConfig(
-        vocab_size=1, hidden_size=config.hidden_size, num_hidden_layers=config.layers, state_size=config.state_size
-    )
-    memory_id = processor.tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
-    compressor = ConvCompressor(mamba, llm.config.hidden_size, memory_id, shared_embeddings=True)
+    compressor.float().requires_grad_(True)
     if config.start:
-        compressor.load_state_dict(load_file(config.start / "compressor.safetensors"))
+        load_compressor(model, config.start)
     else:
-        # The states stand among word embeddings: begin at their scale.
-        spread = llm.get_input_embeddings().get_parameter("weight").detach().float().std()
-        nn.init.normal_(compressor.memory_projection.weight, std=float(spread) / config.hidden_size**0.5)
-        nn.init.zeros_(compressor.memory_projection.bias)
-    return processor, Reconstruction(llm, compressor)
+        _first_values(compressor, config, model)
+    if config.lora_rank:
+        # The scan reads A, D and the convolution as they are: LoRA is on the products, the tables around are trained.
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(_LORA_TARGETS))
+        compressor.mamba = cast(MambaModel, get_peft_model(cast(PreTrainedModel, compressor.mamba), lora))
+        compressor.mamba.get_input_embeddings().requires_grad_(True)
+    # The language model alone: towers and projectors have no part in this stage, and the compressor is held once.
+    model.model.compressor = None
+    return processor, Reconstruction(model, compressor)
+
+
+def _first_values(compressor: ConvCompressor, config: CompressorConfig, model: MultiMoodForConditionalGeneration) -> None:
+    if config.mamba:
+        pretrained = MambaModel.from_pretrained(config.mamba)
+        pretrained.resize_token_embeddings(compressor.config.vocab_size)
+        try:
+            compressor.mamba.load_state_dict(pretrained.state_dict())
+        except RuntimeError as cause:
+            raise ModelError(f"Expected a Mamba of the sizes in {config.model} in {config.mamba}: {cause}") from cause
+    else:
+        compressor.mamba = MambaModel(compressor.config)
+    # The states stand among word embeddings: begin at their scale.
+    spread = model.get_input_embeddings().weight.detach().float().std()
+    nn.init.normal_(compressor.memory_projection.weight, std=float(spread) / compressor.config.hidden_size**0.5)
+    nn.init.zeros_(compressor.memory_projection.bias)
+    if compressor.shared_embeddings:
+        compressor.embedding_projection.reset_parameters()
+
+
+def merged(compressor: ConvCompressor) -> dict[str, Tensor]:
+    """The compressor's weights, LoRA merged into those it adapts."""
+    adapted: Any = compressor.mamba
+    if isinstance(adapted, PeftModel):
+        compressor = copy.deepcopy(compressor)
+        compressor.mamba = cast(Any, compressor.mamba).merge_and_unload()
+    return {name: value.detach().cpu().contiguous() for name, value in compressor.state_dict().items()}
+
+
+def plan(config: CompressorConfig, args: argparse.Namespace) -> Plan:
+    """What the run takes; the scan is counted as transformers runs it, step by step (mamba-ssm keeps less)."""
+    model, processor = meta_base(config, read_model_config(config.model))
+    compressor = model.model.compressor
+    if compressor is None:
+        raise ModelError(f"Expected compressor_config in {config.model}, which is what this stage trains.")
+    task = CompressorTask(config, processor, Reconstruction(model, compressor), read_split("mesc", "train", config.data))
+    model.requires_grad_(False)
+    compressor.float().requires_grad_(True)
+    if config.lora_rank:
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(_LORA_TARGETS))
+        compressor.mamba = cast(MambaModel, get_peft_model(cast(PreTrainedModel, compressor.mamba), lora))
+        compressor.mamba.get_input_embeddings().requires_grad_(True)
+
+    def loss(rows: int, width: int) -> Callable[[], Tensor]:
+        def both() -> Tensor:
+            hidden = torch.empty(rows, width, compressor.config.hidden_size, device="meta").requires_grad_(True)
+            mask, state = torch.ones(rows, width, dtype=torch.long, device="meta"), compressor.initial_state(rows)
+            for layer, conv, ssm in zip(compressor.mamba.layers, state.conv, state.ssm, strict=True):
+                hidden = hidden + compressor._mix(layer.mixer, layer.norm(hidden), mask, conv, ssm)[0]
+            return hidden.mean() + language_model_loss(model, rows, width, width)()
+
+        return both
+
+    units = sum(map(len, task.samples)) / len(task.samples)
+    tokens = {"text read": sum(task.lengths) / len(task.lengths), "states": units}
+    return plan_training(config, args, "compressor", model, task.lengths, loss, tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, args = load_config(CompressorConfig, argv, __doc__ or "")
-    processor, model = build(config)
-    splits = read_mesc()
-    task = CompressorTask(config, processor, model, splits["train"])
-    validation = CompressorTask(config, processor, model, splits["val"])
-    loop = Loop(config, model, task.lengths, task.loss, config.out)
     if args.dry_run:
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        print(f"{len(task.samples)} samples, {sum(task.lengths)} tokens, {loop.total_steps} steps, {trained} parameters")
+        print(plan(config, args).table())
         return
-    loop.run(args.resume, validation.evaluate)
+    processor, model = build(config)
+    task = CompressorTask(config, processor, model, read_split("mesc", "train", config.data))
+    validation = CompressorTask(config, processor, model, read_split("mesc", "val", config.data))
+    loop = Loop(config, model, task.lengths, task.loss, config.out)
+    loop.run(args.resume, lambda: validation.evaluate(loop.measure))
+    whole = loop.whole(lambda: build(config)[1])
+    told = lineage("compressor", config, {"start": config.start}, data_hash(["mesc"], "train", config.data), loop.step)
 
     def fill(folder: Path) -> None:
-        save_file(model.compressor.state_dict(), folder / "compressor.safetensors")
+        save_file(merged(whole().compressor), folder / "compressor.safetensors")
+        (folder / "lineage.json").write_text(json.dumps(told, indent=1) + "\n")
         dump_config(config, folder / "config.yaml")
 
-    write_whole(config.out / "final", fill)
+    loop.finish(config.out / "final", fill)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,17 @@ _TAKES: Final = {bool: (bool,), int: (int,), float: (int, float, str), str: (str
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's ``main``; an error made for people is one line on stderr and exit status 2, no traceback."""
+    """Run a command's ``main``; an error made for people is one line on stderr and exit status 2, no traceback.
+
+    Exit status 130 says that a person or a scheduler stopped it.
+    """
     try:
         main()
     except MultiMoodError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def load_config(cls: type[T], argv: Sequence[str] | None = None, description: str = "") -> tuple[T, argparse.Namespace]:
@@ -40,7 +45,7 @@ def load_config(cls: type[T], argv: Sequence[str] | None = None, description: st
         description: shown by ``--help``.
 
     Returns:
-        The configuration, and the arguments that every stage shares (``resume``, ``dry_run``).
+        The configuration, and the arguments that every stage shares (``resume``, ``dry_run``, ``strategy``, ``device``).
 
     Raises:
         DataError: an unknown key, a value of the wrong type, or a file that is no YAML; says what is known.
@@ -54,7 +59,9 @@ def load_config(cls: type[T], argv: Sequence[str] | None = None, description: st
     )
     parser.add_argument("--config", type=Path, help="YAML file with keys of this stage")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved step")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would take, and stop")
+    parser.add_argument("--strategy", type=Path, help="accelerate configuration to plan for, with --dry-run")
+    parser.add_argument("--device", choices=("cpu", "h100", "h200"), help="to plan for, with --dry-run")
     args, rest = parser.parse_known_args(argv)
     values: dict[str, Any] = {}
     if args.config:
@@ -133,8 +140,20 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """The resolved configuration in values that YAML knows."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    """The resolved configuration in values that YAML knows and gives back as they were."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def plain_defaults(config: Any) -> dict[str, Any]:
+    """The same of the defaults of a configuration's class, for the keys that have one."""
+    found = {field.name: _default(field) for field in dataclasses.fields(config)}
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def dump_config(config: Any, path: Path) -> None:

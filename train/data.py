@@ -341,8 +341,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             dump_config(config, folder / "config.yaml")
 
         write_whole(config.out / corpus, fill)
-    report = json.dumps([asdict(leak) for leak in leaks], indent=1, ensure_ascii=False)
-    write_file(config.out / "leakage.json", lambda path: path.write_text(report + "\n", encoding="utf-8") and None)
+    report = json.dumps([asdict(leak) for leak in leaks], indent=1, ensure_ascii=False) + "\n"
+    write_file(config.out / "leakage.json", lambda path: path.write_text(report, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -16,7 +17,7 @@ from multimood_core.errors import ModelError
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
-def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+def write_whole(folder: Path, fill: Callable[[Path], Any]) -> None:
     """Make ``folder`` appear complete or not at all: fill a sibling, flush it to the disk, rename.
 
     Raises:
@@ -57,7 +58,7 @@ def recover(folder: Path) -> None:
         old.rename(folder)
 
 
-def write_file(path: Path, fill: Callable[[Path], None]) -> None:
+def write_file(path: Path, fill: Callable[[Path], Any]) -> None:
     """The same for a single file."""
     staging = path.with_name(path.name + ".partial")
     try:

@@ -60,6 +60,7 @@ def test_padding_changes_nothing() -> None:
     short = processor.encode_history_turn(HistoryTurn("client", "response"))
     together = model(*processor.pad([long, short]), *processor.pad([long, short]))
     alone = [model(*processor.pad([row]), *processor.pad([row])) for row in (long, short)]
+    assert [float(one["count"]) for one in alone] == [len(long), len(short)]
     sizes = torch.tensor([len(long), len(short)], dtype=torch.float)
     for key in ("loss", "accuracy"):
         mean = (torch.stack([one[key] for one in alone]) * sizes).sum() / sizes.sum()
@@ -97,7 +98,8 @@ def test_the_stage_trains_the_compressor_alone(tmp_path: Path) -> None:
     processor, model = tiny_reconstruction()
     one = CompressorTask(config, processor, model, DIALOGUES)
     frozen = {name: value.clone() for name, value in model.llm.state_dict().items()}
-    before = one.evaluate()
-    Loop(config, model, one.lengths, one.loss, config.out).run()
-    assert one.evaluate()["loss"] < before["loss"] - 0.2
+    loop = Loop(config, model, one.lengths, one.loss, config.out)
+    before = one.evaluate(loop.measure)
+    loop.run()
+    assert one.evaluate(loop.measure)["loss"] < before["loss"] - 0.2
     torch.testing.assert_close(dict(model.llm.state_dict()), frozen, rtol=0, atol=0)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from multimood_core.errors import DataError
-from train.config import dump_config, from_dict, load_config
-from train.sft import SftConfig
+from train.config import dump_config, from_dict, load_config, plain_config
+from train.mixture import SftConfig
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def test_a_resolved_configuration_comes_back(tmp_path: Path) -> None:
     config = Settings(lr=0.3, start=Path("x"), names=("p", "q"), weights={"a": 2.0})
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(Settings, ["--config", str(tmp_path / "config.yaml")])[0] == config
+    assert plain_config(config) == yaml.safe_load((tmp_path / "config.yaml").read_text())
 
 
 def test_help_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from multimood_core.errors import ModelError
 from tests.train.killed_run import make_loop
-from train.loop import token_batches, write_whole
+from train.files import write_whole
+from train.loop import token_batches
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -84,7 +85,7 @@ def test_a_full_disk_says_so_and_leaves_the_last_state(tmp_path: Path, monkeypat
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.loop.save_file", full)
+    monkeypatch.setattr("train.state.save_file", full)
     with pytest.raises(ModelError, match=r"Could not write .*state: .*No space left.*make room"):
         loop._save()
     monkeypatch.undo()
@@ -143,7 +144,7 @@ def test_a_death_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
 def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
     make_loop(tmp_path / "run").run()
     other = make_loop(tmp_path / "run")
-    other.accelerator.unwrap_model(other.model).bias.requires_grad_(False)
+    other.model.bias.requires_grad_(False)
     with pytest.raises(ModelError, match="other parameters"):
         other.run(resume=True)
 

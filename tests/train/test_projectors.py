@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from multimood_core.dialogues import write_dialogues
 from multimood_core.errors import ModelError
 from multimood_core.face_tower import FACE_CLASS_COUNTS, FACE_CLASSES
 from multimood_core.labels import MEDIA_EMOTIONS
 from multimood_core.siglip_tower import SiglipTower
 from tests.multimood_core.tiny import tiny_model
 from train import projectors
-from train.data import Clip, ClipFolder
+from train.features import TurnViews
 from train.loop import Loop
-from train.projectors import ProjectorConfig, ProjectorTask, Sample, collect, label_embeddings, trained_on
+from train.projectors import ProjectorConfig, ProjectorTask, Sample, collect, label_embeddings
+from train.turns import Clip, clip_dialogue
 
 
 def voices(count: int = 36) -> list[Sample]:
@@ -61,8 +65,8 @@ def test_the_words_embeddings_are_the_means_of_their_tokens() -> None:
 def test_the_towers_standardise_by_the_unchanged_views() -> None:
     task = make_task()
     plain = torch.cat([sample.views[0] for sample in voices()])
-    torch.testing.assert_close(task.voice.feature_mean, plain.mean(0))
-    torch.testing.assert_close(task.voice.feature_std, plain.std(0) + 1e-4)
+    torch.testing.assert_close(task.towers["voice"].feature_mean, plain.mean(0))
+    torch.testing.assert_close(task.towers["voice"].feature_std, plain.std(0) + 1e-4)
 
 
 def test_a_voices_target_is_its_label_and_a_faces_mostly_its_towers_opinion() -> None:
@@ -89,32 +93,43 @@ def test_padding_a_shorter_sound_changes_nothing() -> None:
         torch.testing.assert_close(row, task.project("voice", [view])[0], atol=1e-5, rtol=1e-5)
 
 
-def test_every_corpus_and_every_emotion_weighs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    emotions = {"big": ["joy"] * 6 + ["anger"] * 2, "small": ["joy", "anger"], "pictures": ["fear"]}
-    corpora = {name: [Clip(Path(f"{name}/{i}"), e, "") for i, e in enumerate(es)] for name, es in emotions.items()}
-    monkeypatch.setattr(projectors, "trained_on", corpora.__getitem__)
+def test_every_corpus_and_every_emotion_weighs_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    emotions = {"big": ["joy"] * 6 + ["anger"] * 2, "small": ["joy", "anger"], "pictures": ["fear"], "films": ["joy", "joy"]}
+    for name, labels in emotions.items():
+        (tmp_path / name).mkdir()
+        clips = [clip_dialogue(Clip(tmp_path / f"{name}/{i}", e, ""), "train", tmp_path) for i, e in enumerate(labels)]
+        write_dialogues(tmp_path / name / "train.jsonl", clips)
 
     class Ready:
-        def __init__(self, towers: object) -> None: ...
-
         def compute(self, clips: list[Clip], modality: str) -> list[list[torch.Tensor]]:
             return [[torch.zeros(1, 1)] for _ in clips]
 
-    monkeypatch.setattr(projectors, "ClipFeatures", Ready)
-    samples = collect(ProjectorConfig(voice_data=("big", "small"), face_data=("pictures",)), None)  # type: ignore[arg-type]
+        def turns(self, paths: list[Path]) -> list[TurnViews]:
+            views: Any = [torch.zeros(1, 1)]  # of the second film nothing is heard
+            return [TurnViews(video=views, audio=views if path.name == "0" else None) for path in paths]
+
+    monkeypatch.setattr(projectors, "cache_of", lambda config, towers: Ready())
+    config = ProjectorConfig(
+        voices=("big", "small"), faces=("pictures",), films=("films",), data=tmp_path, root=tmp_path
+    )
+    samples = collect(config)
+    assert Counter((s.modality, s.corpus) for s in samples) == {
+        ("voice", "big"): 8, ("voice", "small"): 2, ("voice", "films"): 1, ("face", "films"): 2, ("face", "pictures"): 1,
+    }  # fmt: skip
     sums: dict[tuple[str, int], float] = {}
     for sample in samples:
-        sums[sample.corpus, sample.emotion] = sums.get((sample.corpus, sample.emotion), 0) + sample.weight
-    assert len({round(total, 6) for (corpus, _), total in sums.items() if corpus != "pictures"}) == 1
-    assert sum(s.weight for s in samples if s.modality == "voice") == pytest.approx(10)
+        if sample.corpus in ("big", "small"):
+            sums[sample.corpus, sample.emotion] = sums.get((sample.corpus, sample.emotion), 0) + sample.weight
+    assert len({round(total, 6) for total in sums.values()}) == 1
+    assert sum(s.weight for s in samples if s.modality == "voice") == pytest.approx(11)
 
 
-def test_people_kept_apart_are_not_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    clips = tuple(Clip(tmp_path / str(i), "joy", speaker) for i, speaker in enumerate(("01", "17", "20", "24")))
-    monkeypatch.setattr(projectors, "data_root", lambda: tmp_path)
-    monkeypatch.setattr(projectors, "read_clip_folder", lambda folder: ClipFolder(clips, {}))
-    assert [clip.speaker for clip in trained_on("ravdess_speech")] == ["01", "24"]
-    assert len(trained_on("another")) == 4
+def test_a_film_of_several_frames_and_a_picture_share_a_batch() -> None:
+    task = make_task()
+    film, picture = torch.randn(5, 16, 135), torch.randn(1, 16, 135)
+    together = task.project("face", [film, picture])
+    for row, view in zip(together, (film, picture), strict=True):
+        torch.testing.assert_close(row, task.project("face", [view])[0], atol=1e-5, rtol=1e-5)
 
 
 def test_towers_of_the_papers_scale_are_refused() -> None:

@@ -16,9 +16,9 @@ from multimood_core.labels import EMOTIONS, MEDIA_EMOTIONS
 from multimood_core.prompts import CLIENT_LINE, RESPONSE_LINE, STRATEGY_LINE, THERAPIST_LINE
 from multimood_core.registry import ADAPTER
 from tests.multimood_core.tiny import tiny_model
-from train.loop import Loop
+from train.loop import Loop, row_rngs
+from train.mixture import USUAL_REPLY, Encoded, SftConfig, SftTask, predicted_history
 from train.projectors import Sample
-from train.sft import USUAL_REPLY, Encoded, SftConfig, SftTask, predicted_history
 
 WORDS = ("alone", "angry", "tired", "lost", "calm", "happy", "afraid")
 LONG_REPLY = "and nobody listens " * 60
@@ -103,8 +103,8 @@ def test_a_clip_alone_teaches_the_clients_emotion(task: SftTask) -> None:
 def test_what_has_no_weight_has_no_gradient(task: SftTask) -> None:
     """The loss equals the weighted cross-entropy of the answer's tokens alone, computed row by row."""
     metrics = task.loss([0, 3, len(task.items)], random.Random(5))
-    rng, total = random.Random(5), torch.zeros(())
-    for index in (0, 3, len(task.items)):
+    batch, total = (0, 3, len(task.items)), torch.zeros(())
+    for index, rng in zip(batch, row_rngs(batch, random.Random(5)), strict=True):
         row = task.encode(index, rng)
         with torch.no_grad():
             logits = task.model(input_ids=torch.tensor([row.ids]), **task.media([row])).logits[0].log_softmax(-1)

@@ -1,0 +1,51 @@
+"""Where a checkpoint comes from, written beside it: stage, parents, data, settings, commit, seed and steps."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.config import plain_config
+from train.files import sha256_of
+
+
+def lineage(stage: str, config: Any, parents: Mapping[str, Path | None], data: str, steps: int) -> dict[str, Any]:
+    """The content of ``lineage.json``.
+
+    Args:
+        stage: its name.
+        config: the resolved settings, with a ``seed``.
+        parents: what was gone on from, by what it is, with its folder.
+        data: SHA-256 of the data that was learnt from.
+        steps: that were made.
+    """
+    return {
+        "stage": stage,
+        "parents": {what: {"name": str(path), "sha256": weights_hash(path)} for what, path in parents.items() if path},
+        "data_sha256": data,
+        "config": plain_config(config),
+        "commit": commit(),
+        "seed": config.seed,
+        "steps": steps,
+    }
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over a folder's weights and their configuration; of a sharded checkpoint over its index, which names them."""
+    found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.safetensors"))
+    return sha256_of([*found, *filter(Path.is_file, [folder / "config.json", folder / "config.yaml"])])
+
+
+def commit() -> str:
+    """The commit that this code is at, with ``+`` where files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
