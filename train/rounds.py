@@ -1,0 +1,152 @@
+"""The loop of GRPO and PPO: in each step the policy writes completions, and then learns from them, once or several times.
+
+Between two steps nothing is left that a resumed run would need: completions follow from the seed, the step and the policy.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from multimood_core.errors import DataError
+from multimood_core.registry import Checkpoint, save
+from train.config import dump_config
+from train.lineage import lineage
+from train.loop import Batch, Loop
+from train.mixture import CORPUS, build_task
+from train.policy import PolicyConfig, Rewarder, load_policy, read_mixture, rewarder_of
+from train.rollouts import Situations
+from train.turns import data_hash
+
+
+class RoundTask(Protocol):
+    """What a stage does in a step of the loop."""
+
+    def collect(self, batch: Batch, step: int) -> Mapping[str, float]:
+        """Write completions for a batch of items, judge them and keep them; returns what to log of them."""
+
+    def loss(self, batch: Batch, rng: random.Random) -> Mapping[str, Tensor]:
+        """The loss on what was collected, as the loop takes it."""
+
+
+class Rounds(Loop):
+    """A loop whose step is one round of ``task``: ``collect`` once, then ``updates`` steps of the optimizer.
+
+    Args:
+        config: the stage's settings.
+        model: holds the trained parameters.
+        items: that there are prompts of.
+        task: collects and computes the loss.
+        out: folder of the run.
+        groups: parameter groups for AdamW; one group of everything trainable when None.
+
+    Raises:
+        DataError: a step's prompts cannot be shared equally by the processes, there are fewer items than one step takes,
+            gradients are to be accumulated, which a round does not do, or the processes split the model.
+    """
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        model: nn.Module,
+        items: int,
+        task: RoundTask,
+        out: Path,
+        groups: list[dict[str, Any]] | None = None,
+    ) -> None:
+        whole = items - items % config.prompts  # every step has as many prompts as any other
+        super().__init__(replace(config, batch_tokens=config.prompts), model, [1] * whole, task.loss, out, groups)
+        self.task, self.updates = task, config.updates
+        self._found: Mapping[str, float] = {}
+        processes = self.accelerator.num_processes
+        if not whole or config.prompts % processes or config.accumulate != 1:
+            raise DataError(
+                f"Expected prompts to be a multiple of the {processes} processes and at most the {items} items, and "
+                f"accumulate 1, got prompts {config.prompts} and accumulate {config.accumulate}."
+            )
+        if self.sharded:
+            raise DataError(
+                "GRPO and PPO write with the whole model in each process, but this launch splits it. Launch with "
+                "train/configs/accelerate/multi_gpu.yaml; nf4 and checkpointing save the memory."
+            )
+
+    def _collect(self, batch: Batch, rng: random.Random) -> dict[str, Tensor]:
+        self._found = self.task.collect(batch, self.step)
+        return {}
+
+    def _train_on(self, batch: Batch) -> tuple[dict[str, float], bool, bool]:
+        step, processes = self.step, self.accelerator.num_processes
+        self.measure(self._collect, batch[self.accelerator.process_index :: processes], random.Random(0))
+        updates = []
+        for _ in range(self.updates):
+            self.step = step
+            numbers, late, stop = super()._train_on(batch)
+            updates.append(numbers)
+        found = gather_object([dict(self._found)]) if processes > 1 else [self._found]
+        return _means(updates) | _means(found), late, stop
+
+
+def _means(rows: list[Any]) -> dict[str, float]:
+    """The mean of each value over the rows that have it."""
+    names = {name: None for row in rows for name in row}
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(known) / len(known) for name, known in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A stage's parts for its loop: what holds the trained parameters, the task, and the optimizer's groups."""
+
+    model: nn.Module
+    task: RoundTask
+    groups: list[dict[str, Any]] | None = None
+
+
+def run_stage(
+    stage: str, config: PolicyConfig, build: Callable[[Checkpoint, Situations, Rewarder], Built], args: Namespace
+) -> None:
+    """Build a stage from its settings, run it (or, with ``--dry-run``, say what would run) and write the checkpoint.
+
+    Args:
+        stage: its name in the lineage.
+        config: the stage's settings.
+        build: makes its parts from the policy, the prompts and the reward.
+        args: the command line's ``resume`` and ``dry_run``.
+    """
+    mixture, policy = read_mixture(config.mixture), load_policy(config.parent)
+    situations = Situations(build_task(mixture, policy.model, policy.processor))
+    parts = build(policy, situations, rewarder_of(config.reward))
+    loop = Rounds(config, parts.model, len(situations), parts.task, config.out, parts.groups)
+    if args.dry_run:
+        print(json.dumps(sizes(config, policy.model, situations, loop.total_steps)))
+        return
+    policy.model.train()
+    loop.run(args.resume)
+    told = lineage(stage, config, {"policy": policy.folder}, data_hash([CORPUS], "train", mixture.data), loop.step)
+
+    def fill(folder: Path) -> None:
+        save(folder, policy.model, policy.calibration, told)
+        dump_config(config, folder / "config.yaml")
+
+    loop.finish(config.out / "final", fill)
+
+
+def sizes(config: PolicyConfig, model: nn.Module, situations: Situations, steps: int) -> dict[str, float]:
+    """What a run would do, in numbers."""
+    lengths = situations.task.lengths[: len(situations)]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "items": len(situations),
+        "tokens_a_prompt": sum(lengths) / len(lengths),
+        "steps": steps,
+        "completions": steps * config.prompts * config.group,
+    }
