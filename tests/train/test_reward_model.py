@@ -1,0 +1,168 @@
+"""The reward model: pairs are unlike and of different dialogues, writing them survives a kill, and it learns to prefer."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from multimood_core.errors import DataError, ModelError
+from multimood_core.records import HistoryTurn
+from multimood_core.registry import Checkpoint
+from multimood_core.rewards import ReplySituation
+from tests.train.policies import toy_policy
+from train.loop import Loop
+from train.reward_model import (
+    Pairs,
+    PairWriter,
+    RewardModel,
+    RewardModelConfig,
+    RewardModelTerm,
+    RewardTask,
+    split_pairs,
+    standardise,
+    unlike,
+)
+from train.rollouts import Situations, Writer, situation_of
+
+
+def test_replies_like_the_real_one_are_no_rejected_ones() -> None:
+    reference = "since when do you feel so alone"
+    # ROUGE-L: the longest common subsequence of 7 and n words; 2 of 7 and 7: F1 = 2/7 = 0.29; 3 of 7 and 7: 0.43
+    near, far = "since when a b c d e", "since when do b c d e"
+    assert unlike(reference, [near, far, "", near, reference, "tell me more"], 0.3) == (near, "tell me more")
+
+
+def make_writer(folder: Path, policy: Checkpoint, situations: Situations, **settings: Any) -> PairWriter:
+    writer = Writer(policy.model, policy.processor, policy.calibration, max_tokens=6)
+    return PairWriter(folder, writer, situations, {"temperature": 1.0} | settings)
+
+
+def test_writing_goes_on_after_a_kill_with_the_same_pairs(tmp_path: Path) -> None:
+    policy, situations = toy_policy()
+    whole = make_writer(tmp_path, policy, situations)
+    indices = random.Random(0).sample(range(len(situations)), 20)
+    whole.write(indices, 2, 0.3, seed=0)
+    path = tmp_path / "pairs-0.jsonl"
+    expected, text = whole.read(), path.read_text()
+    assert [one.index for one in expected] == sorted(indices)
+    assert any(one.rejected for one in expected)
+    path.write_text(text[: len(text) // 2])  # a line is cut
+    resumed = make_writer(tmp_path, policy, situations)
+    assert 0 < len(resumed.read()) < 20
+    resumed.write(indices, 2, 0.3, seed=0)
+    assert resumed.read() == expected
+
+
+def test_processes_share_the_items(tmp_path: Path) -> None:
+    policy, situations = toy_policy()
+    alone = make_writer(tmp_path / "alone", policy, situations)
+    both = [make_writer(tmp_path / "both", policy, situations) for _ in range(2)]
+    for writer in (alone, *both):
+        writer.folder.mkdir(exist_ok=True)
+    for process, writer in enumerate(both):
+        writer.process, writer.processes = process, 2
+        writer.write(range(6), 2, 0.3, seed=0)
+    alone.write(range(6), 2, 0.3, seed=0)
+    assert both[0].read() == alone.read()
+    assert len(list((tmp_path / "both").iterdir())) == 2
+
+
+def test_pairs_of_other_settings_are_refused(tmp_path: Path) -> None:
+    policy, situations = toy_policy()
+    make_writer(tmp_path, policy, situations).write(range(2), 1, 0.3, seed=0)
+    with pytest.raises(DataError, match=r"pairs made under \{'temperature': 1.0\}, not \{'temperature': 0.7\}"):
+        make_writer(tmp_path, policy, situations, temperature=0.7).write(range(2), 1, 0.3, seed=0)
+
+
+def test_no_dialogue_is_in_both_parts() -> None:
+    pairs = [Pairs(i, f"{i // 2}/{2 * (i % 2)}", ("x",)) for i in range(400)]  # two items a dialogue
+    kept, apart = split_pairs(pairs, 0.2)
+    names = [{one.item.split("/")[0] for one in part} for part in (kept, apart)]
+    assert not names[0] & names[1]
+    assert len(kept) + len(apart) == 400
+    assert len(apart) / 400 == pytest.approx(0.2, abs=0.07)
+    assert split_pairs(pairs[100:], 0.2)[1] == [one for one in apart if one.index >= 100]
+
+
+def toy_reward_task(tmp_path: Path, **settings: Any) -> RewardTask:
+    """Real replies against a constant other one."""
+    policy, situations = toy_policy()
+    config = RewardModelConfig(**({"out": tmp_path / "run", "precision": "no", "batch_tokens": 400} | settings))
+    answered = {i: situation_of(item) for i, item in enumerate(situations.task.items)}
+    pairs = [Pairs(i, item.id, ("alone alone", "tired")) for i, item in enumerate(situations.task.items)]
+    return RewardTask(config, RewardModel(policy.model, policy.processor), answered, pairs)
+
+
+def test_a_score_is_that_of_the_reply_alone(tmp_path: Path) -> None:
+    model = toy_reward_task(tmp_path).model
+    torch.nn.init.normal_(model.head.weight)
+    history = (HistoryTurn("client", "I feel alone", "sadness"), HistoryTurn("therapist", "Since when?", "neutral"))
+    situation = ReplySituation("so tired today", history)
+    replies = ["and nobody listens", "Since when?", "a"]
+    together = model.scores(situation, replies)
+    for reply, score in zip(replies, together, strict=True):
+        ids = model.prompt(situation) + model.reply(reply)[:-1]
+        units = [token for turn in history for token in model.processor.encode_history_turn(turn)]
+        state = model.model.model(input_ids=torch.tensor([ids]), history_ids=torch.tensor([units])).last_hidden_state[0, -1]
+        torch.testing.assert_close(score, model.head(state)[0], atol=1e-4, rtol=1e-4)
+    assert (together - model.scores(ReplySituation("so tired today"), replies)).abs().min() > 1e-4  # the history is read
+
+
+def test_labels_of_this_turn_are_not_in_the_prompt(tmp_path: Path) -> None:
+    task = toy_reward_task(tmp_path)
+    text = task.model.processor.tokenizer.decode(task.model.prompt(task.situations[1]))
+    assert text.endswith("Therapist's response:")
+    assert "Client's emotion:" not in text
+    assert "restatement" not in text
+
+
+def test_it_learns_to_prefer_the_real_reply_and_says_so(tmp_path: Path) -> None:
+    task = toy_reward_task(tmp_path, lr=1e-2, epochs=10.0, schedule="constant")
+    before = task.measure()
+    assert before["accuracy"] == 0  # nothing is preferred at first
+    Loop(task.config, task.model.train(), task.lengths, task.loss, task.config.out).run()
+    task.model.eval()
+    report = task.measure()
+    assert report["accuracy"] == 1.0
+    assert report["accuracy_interval"] == (1.0, 1.0)
+    assert (report["items"], report["pairs"]) == (30, 60)
+    # "Since when?" is as long as one of the two and longer than the other; "and nobody listens to you" longer than both
+    assert report["accuracy_of_the_longer"] == pytest.approx((0.75 + 1.0) / 2)
+    standardise(task)
+    term = RewardModelTerm(task.model)
+    situations = [task.situations[0]] * 2 + [task.situations[1]] * 2
+    values = term(situations, ["Since when?", "tired", "and nobody listens to you", "alone alone"])
+    assert values[0] > 0.9 > values[1]
+    assert values[2] > 0.9 > values[3]
+    own = torch.cat([task.leads(one)[1][1:] for one in task.pairs]).detach()
+    torch.testing.assert_close((task.model.centre, task.model.spread), (own.mean(), own.std()), atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_is_the_lead_in_bits_of_logistic_regression(tmp_path: Path) -> None:
+    task = toy_reward_task(tmp_path, pull=0.1)
+    torch.nn.init.normal_(task.model.head.weight)
+    found = task.loss([0, 1], random.Random(0))
+    losses = []
+    for index in (0, 1):
+        _, scores = task.leads(task.pairs[index])
+        chosen, rejected = scores[0], scores[1:]
+        losses.append(torch.log1p((rejected - chosen).exp()).mean() + 0.1 * (scores**2).mean())
+    torch.testing.assert_close(found["loss"], torch.stack(losses).mean())
+
+
+def test_a_folder_without_a_reward_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Expected a reward model .* Train one with python -m train.reward_model"):
+        RewardModelTerm.load(tmp_path)
+
+
+def test_lines_hold_what_is_needed(tmp_path: Path) -> None:
+    policy, situations = toy_policy()
+    make_writer(tmp_path, policy, situations).write([4], 2, 0.3, seed=0)
+    settings, line = map(json.loads, (tmp_path / "pairs-0.jsonl").read_text().splitlines())
+    assert settings == {"temperature": 1.0}
+    assert (line["index"], line["item"]) == (4, "2/0")

@@ -1,0 +1,373 @@
+"""The reward model: a score from the fine-tuned model's state at the end of a reply, trained on pairs (paper, Training).
+
+    python -m train.reward_model --config train/configs/reward_model_mini.yaml [--key=value ...] [--resume] [--dry-run]
+
+In a pair the therapist's real reply is preferred to one that the fine-tuned policy wrote and that is unlike it (ROUGE-L
+below ``likeness``). The policy's replies are written first, to ``OUT/pairs-*.jsonl``, an item a line; ``--resume`` goes on
+with what is missing. Dialogues are split, not pairs, so that none is in both parts. The part held out gives the pairwise
+accuracy, beside that of preferring the shorter and the longer reply.
+
+The reward model reads words alone (problem, history, the client's turn) in the prompt that the policy reads, and no labels
+of this turn: those would tell who wrote the reply. It starts from the policy's adapter and a score of 0 for everything.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from rouge_score.rouge_scorer import RougeScorer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from multimood_core.bootstrap import interval, mean_of, resamples
+from multimood_core.errors import DataError, ModelError
+from multimood_core.model import MultiMoodForConditionalGeneration
+from multimood_core.processor import MultiMoodProcessor
+from multimood_core.prompts import HISTORY_TOKEN, RESPONSE_LINE, Piece
+from multimood_core.registry import DEFAULT, Checkpoint, load, save
+from multimood_core.rewards import ReplySituation
+from train.config import dump_config, load_config, run_command
+from train.lineage import lineage
+from train.loop import Batch, Loop, LoopConfig
+from train.mixture import CORPUS, build_task
+from train.policy import read_mixture, train_adapter
+from train.rollouts import Branches, Situations, Writer, situation_of
+from train.turns import data_hash
+
+HEAD: Final = "reward_head.safetensors"
+_ROUGE: Final = RougeScorer(["rougeL"])
+_CHUNK: Final = 8  # prompts that are written under together
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModelConfig(LoopConfig):
+    """Settings of the reward model."""
+
+    out: Path = field(default=Path("runs/reward-model"), metadata={"help": "folder of the run"})
+    parent: str = field(default=DEFAULT, metadata={"help": "the policy that writes the replies, and to start from"})
+    mixture: Path = field(
+        default=Path("train/configs/sft_mini.yaml"), metadata={"help": "SFT settings by which history and media are drawn"}
+    )
+    items: int | None = field(default=None, metadata={"help": "that replies are written to, drawn at random; null: all"})
+    candidates: int = field(default=4, metadata={"help": "replies of the policy to each item"})
+    likeness: float = field(default=0.3, metadata={"help": "ROUGE-L from which a reply is too like the real one (paper: 0.3)"})
+    temperature: float = field(default=1.0, metadata={"help": "that replies are drawn with"})
+    max_tokens: int = field(default=48, metadata={"help": "of a reply"})
+    held_out: float = field(default=0.1, metadata={"help": "part of the dialogues that the pairwise accuracy is measured on"})
+    pull: float = field(default=0.01, metadata={"help": "of the scores towards a mean of 0, which pairs leave open"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """An item's real reply, and those of the policy that are unlike it; ``index`` is the item's place in its split."""
+
+    index: int
+    item: str
+    rejected: tuple[str, ...]
+
+    @property
+    def dialogue(self) -> str:
+        return self.item.rpartition("/")[0]
+
+
+class PairWriter:
+    """Writes the policy's replies to items, and keeps on the disk what is unlike the real reply.
+
+    Args:
+        folder: of the run; each process has a file of its own in it.
+        writer: of the policy.
+        situations: the items.
+        settings: what the pairs depend on; pairs that were made under others are refused.
+        process: of ``processes``, which share the items.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        writer: Writer,
+        situations: Situations,
+        settings: Mapping[str, Any],
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.folder, self.writer, self.situations, self.settings = folder, writer, situations, dict(settings)
+        self.process, self.processes = process, processes
+
+    def read(self) -> list[Pairs]:
+        """What has been written so far, in the order of the items; a line cut short by a kill is dropped.
+
+        Raises:
+            DataError: the pairs were made under other settings.
+        """
+        found: dict[int, Pairs] = {}
+        for path in sorted(self.folder.glob("pairs-*.jsonl")):
+            for number, line in enumerate(path.read_text().splitlines()):
+                try:
+                    raw = json.loads(line)
+                except ValueError:
+                    continue
+                if number:
+                    found[raw["index"]] = Pairs(raw["index"], raw["item"], tuple(raw["rejected"]))
+                elif raw != self.settings:
+                    raise DataError(
+                        f"{path} holds pairs made under {raw}, not {self.settings}. Start another run with --out=FOLDER."
+                    )
+        return [found[index] for index in sorted(found)]
+
+    def write(self, indices: Sequence[int], count: int, likeness: float, seed: int) -> None:
+        """Write what is missing of ``indices``, ``count`` replies each."""
+        done = {pairs.index for pairs in self.read()}
+        missing = [index for index in indices[self.process :: self.processes] if index not in done]
+        if not missing:
+            return
+        path = self.folder / f"pairs-{self.process}.jsonl"
+        _drop_cut_line(path)
+        with path.open("a") as file:
+            if not file.tell():
+                file.write(json.dumps(self.settings) + "\n")
+            bar = tqdm(total=len(missing), desc="replies", disable=self.process > 0)
+            for begin in range(0, len(missing), _CHUNK):
+                for pairs in self._chunk(missing[begin : begin + _CHUNK], count, likeness, seed):
+                    file.write(json.dumps(asdict(pairs)) + "\n")
+                file.flush()
+                bar.update(len(missing[begin : begin + _CHUNK]))
+            bar.close()
+
+    def _chunk(self, indices: Sequence[int], count: int, likeness: float, seed: int) -> Iterator[Pairs]:
+        names = [f"{seed}/pairs/{index}" for index in indices]
+        prompts = [self.situations.draw(i, random.Random(name)) for i, name in zip(indices, names, strict=True)]
+        for index, group in zip(indices, self.writer.write(prompts, count, names), strict=True):
+            reference = group.prompt.situation.reference or ""
+            yield Pairs(index, group.prompt.id, unlike(reference, group.replies, likeness))
+
+
+def _drop_cut_line(path: Path) -> None:
+    if path.is_file() and (text := path.read_text()) and not text.endswith("\n"):
+        path.write_text(text[: text.rfind("\n") + 1])
+
+
+def unlike(reference: str, replies: Sequence[str], likeness: float) -> tuple[str, ...]:
+    """The replies, each once and none empty, whose ROUGE-L (F1) to ``reference`` is below ``likeness``."""
+    found = dict.fromkeys(reply for reply in replies if reply)
+    return tuple(reply for reply in found if _ROUGE.score(reference, reply)["rougeL"].fmeasure < likeness)
+
+
+class RewardModel(nn.Module):
+    """A language model that scores replies; ``centre`` and ``spread`` are the mean and deviation over the policy's own."""
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor, max_tokens: int = 64) -> None:
+        super().__init__()
+        self.model, self.processor, self.max_tokens = model, processor, max_tokens
+        self.head = nn.Linear(model.config.llm_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def prompt(self, situation: ReplySituation) -> list[int]:
+        """The ids (L,) that stand before a reply; voice and face are missing in them."""
+        ids = self.processor.encode_prompt(situation.client, situation.history, situation.context)
+        ids = self.processor.expand(ids, {HISTORY_TOKEN: max(1, len(situation.history))})
+        return ids + self.processor.encode_pieces([Piece(RESPONSE_LINE)])
+
+    def reply(self, text: str) -> list[int]:
+        """A reply's ids, closed; the end of a long one."""
+        return [*self.processor.encode_value(text)[-self.max_tokens + 1 :], self.processor.tokenizer.eos_token_id]
+
+    def scores(self, situation: ReplySituation, replies: Sequence[str]) -> Tensor:
+        """A score (n,) for each of several replies to one situation, which is read once."""
+        embedding = self.model.get_input_embeddings()
+        device = embedding.weight.device
+        units = [token for turn in situation.history for token in self.processor.encode_history_turn(turn)]
+        media = {"history_ids": torch.tensor([units], device=device)} if units else {}
+        with torch.no_grad():
+            prefix = self.model.model.embed(torch.tensor([self.prompt(situation)], device=device), **media)[0]
+        branches = Branches.of(prefix, [self.reply(text) for text in replies], embedding)
+        # The state that predicts the end has read the whole reply.
+        ends = torch.tensor(branches.lengths, device=device).cumsum(0) - 1
+        states = branches.states(self.model)[ends]
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states.float())[:, 0]
+
+
+class RewardModelTerm:
+    """A trained reward model as a term of a reward: how far above the policy's own replies a reply stands, in (0, 1)."""
+
+    name: Final = "reward_model"
+
+    def __init__(self, model: RewardModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path) -> RewardModelTerm:
+        """Read what the stage wrote.
+
+        Raises:
+            ModelError: the folder holds no reward model.
+        """
+        if not (folder / HEAD).is_file():
+            raise ModelError(f"Expected a reward model ({HEAD}) in {folder}. Train one with python -m train.reward_model.")
+        checkpoint = load(folder)
+        model = RewardModel(checkpoint.model, checkpoint.processor)
+        state = load_file(folder / HEAD)
+        model.head.load_state_dict({"weight": state["weight"], "bias": state["bias"]})
+        model.centre, model.spread = state["centre"], state["spread"]
+        return cls(model)
+
+    @torch.no_grad()
+    def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float | None]:
+        """Neighbours that answer the same situation are scored together."""
+        values: list[float | None] = []
+        begin = 0
+        while begin < len(replies):
+            end = begin
+            while end < len(replies) and situations[end] is situations[begin]:
+                end += 1
+            found = self.model.scores(situations[begin], replies[begin:end])
+            values += ((found - self.model.centre) / self.model.spread).sigmoid().tolist()
+            begin = end
+        return values
+
+
+class RewardTask:
+    """Pairs as samples, and their loss: -log sigmoid of the real reply's lead (Bradley and Terry 1952)."""
+
+    def __init__(
+        self, config: RewardModelConfig, model: RewardModel, situations: Mapping[int, ReplySituation], pairs: Sequence[Pairs]
+    ) -> None:
+        self.config, self.model, self.situations = config, model, situations
+        self.pairs = [one for one in pairs if one.rejected]
+        self.lengths = [self._length(one) for one in self.pairs]
+
+    def _length(self, pairs: Pairs) -> int:
+        situation = self.situations[pairs.index]
+        replies = [situation.reference or "", *pairs.rejected]
+        return len(self.model.prompt(situation)) + sum(len(self.model.reply(text)) for text in replies)
+
+    def leads(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """The real reply's lead over each of the others (n,), and all scores (1 + n,)."""
+        situation = self.situations[pairs.index]
+        scores = self.model.scores(situation, [situation.reference or "", *pairs.rejected])
+        return scores[0] - scores[1:], scores
+
+    def loss(self, batch: Batch, rng: random.Random) -> Mapping[str, Tensor]:
+        losses, right = [], []
+        for index in batch:
+            leads, scores = self.leads(self.pairs[index])
+            losses.append(-F.logsigmoid(leads).mean() + self.config.pull * scores.square().mean())
+            right.append((leads > 0).float().mean())
+        return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(right).mean()}
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Any]:
+        """Pairwise accuracy with a 95 % interval over dialogues, beside what length alone would give."""
+        right, shorter = [], []
+        for one in tqdm(self.pairs, desc="held out"):
+            right.append(float((self.leads(one)[0] > 0).float().mean()))
+            real = len((self.situations[one.index].reference or "").split())
+            lengths = [len(text.split()) for text in one.rejected]
+            shorter.append(sum(0.5 * (real == n) + (real < n) for n in lengths) / len(lengths))
+        found = interval(mean_of(right), resamples([one.dialogue for one in self.pairs]))
+        return {
+            "items": len(self.pairs),
+            "pairs": sum(len(one.rejected) for one in self.pairs),
+            "accuracy": found.value,
+            "accuracy_interval": (found.low, found.high),
+            "accuracy_of_the_shorter": sum(shorter) / len(shorter),
+            "accuracy_of_the_longer": 1 - sum(shorter) / len(shorter),
+        }
+
+
+@torch.no_grad()
+def standardise(task: RewardTask, most: int = 200) -> None:
+    """Set the model's ``centre`` and ``spread`` from its scores of the policy's own replies."""
+    scores = torch.cat([task.leads(one)[1][1:] for one in task.pairs[:most]])
+    task.model.centre.copy_(scores.mean())
+    task.model.spread.copy_(scores.std() + 1e-6)
+
+
+def split_pairs(pairs: Sequence[Pairs], part: float) -> tuple[list[Pairs], list[Pairs]]:
+    """Pairs to learn from and pairs held out, of different dialogues; which is which follows from the dialogue alone."""
+    kept: list[Pairs] = []
+    apart: list[Pairs] = []
+    for one in pairs:
+        (apart if random.Random(f"held-out/{one.dialogue}").random() < part else kept).append(one)
+    return kept, apart
+
+
+def write_pairs(config: RewardModelConfig, resume: bool, policy: Checkpoint, situations: Situations) -> list[Pairs]:
+    """The pairs of ``items`` items drawn at random; every process writes its share and reads them all.
+
+    Raises:
+        DataError: there are pairs already and this is no ``--resume``, or they were made under other settings.
+    """
+    state = PartialState()
+    if not resume and next(config.out.glob("pairs-*.jsonl"), None):
+        raise DataError(f"{config.out} holds a run already: --resume goes on with it, --out=FOLDER starts another.")
+    state.wait_for_everyone()
+    config.out.mkdir(parents=True, exist_ok=True)
+    indices = random.Random(config.seed).sample(range(len(situations)), config.items or len(situations))
+    writer = Writer(
+        policy.model, policy.processor, policy.calibration, "reply", config.max_tokens, config.temperature
+    )
+    settings = {
+        "policy": policy.id.sha256,
+        "likeness": config.likeness,
+        "candidates": config.candidates,
+        "temperature": config.temperature,
+        "max_tokens": config.max_tokens,
+        "seed": config.seed,
+    }
+    shared = PairWriter(config.out, writer, situations, settings, state.process_index, state.num_processes)
+    shared.write(indices, config.candidates, config.likeness, config.seed)
+    state.wait_for_everyone()
+    wanted = set(indices)
+    return [one for one in shared.read() if one.index in wanted]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config, args = load_config(RewardModelConfig, argv, __doc__ or "")
+    mixture, policy = read_mixture(config.mixture), load(config.parent)
+    situations = Situations(build_task(mixture, policy.model, policy.processor))
+    if args.dry_run:
+        items = config.items or len(situations)
+        print(json.dumps({"items": items, "replies": items * config.candidates, "epochs": config.epochs}))
+        return
+    pairs = write_pairs(config, args.resume, policy, situations)
+    train_adapter(policy.model)
+    model = RewardModel(policy.model, policy.processor)
+    answered = {one.index: situation_of(situations.task.items[one.index]) for one in pairs}
+    learnt, apart = (RewardTask(config, model, answered, part) for part in split_pairs(pairs, config.held_out))
+    loop = Loop(config, model, learnt.lengths, learnt.loss, config.out)
+    model.train()
+    loop.run(args.resume and (config.out / "state").exists())
+    model.eval()
+    standardise(learnt)
+    report = apart.measure()
+    print(json.dumps(report))
+    told = lineage("reward_model", config, {"policy": policy.folder}, data_hash([CORPUS], "train", mixture.data), loop.step)
+
+    def fill(folder: Path) -> None:
+        save(folder, policy.model, policy.calibration, told)
+        state = model.head.state_dict() | {"centre": model.centre, "spread": model.spread}
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / HEAD)
+        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        dump_config(config, folder / "config.yaml")
+
+    loop.finish(config.out / "final", fill)
+
+
+if __name__ == "__main__":
+    run_command(main)
