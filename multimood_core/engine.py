@@ -306,6 +306,7 @@ class Engine:
         context: Context | None,
         memory: HistoryMemory,
         recent_turns: int | None = None,
+        descriptions: str = "",
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prompt ids (1, L) with expanded placeholders and the model's media arguments."""
         counts = {VIDEO_TOKEN: 1, AUDIO_TOKEN: 1, HISTORY_TOKEN: max(1, len(history))}
@@ -320,5 +321,5 @@ class Engine:
         if features.audio is not None:
             counts[AUDIO_TOKEN] = len(features.audio)
             media["audio_features"] = features.audio[None]
-        ids = self.processor.encode_prompt(text, history, context, recent_turns=recent_turns)
+        ids = self.processor.encode_prompt(text, history, context, descriptions, recent_turns)
         return torch.tensor([self.processor.expand(ids, counts)]), media

@@ -1,0 +1,105 @@
+"""Emotion from voice or face alone: any folder with ``labels.csv``, and DFEW's five folds."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from tqdm import tqdm
+
+from multimood_core.engine import Engine
+from multimood_core.errors import MultiMoodError
+from multimood_core.evaluation import evaluate_turn, score_labels
+from multimood_core.media import read_turn
+from multimood_core.metrics import classification_scores, majority_class
+from multimood_core.records import LabelPrediction
+from train.data import HELD_OUT_SPEAKERS, ClipFolder, read_clip_folder, read_dfew
+from train.turns import Clip
+
+DFEW_FOLDS: Final = range(1, 6)
+_ROW: Final = ("accuracy", "weighted_f1", "macro_f1", "uar")
+
+
+def row_of(truth: Sequence[str], predicted: Sequence[str | None]) -> dict[str, float]:
+    """The four scores that stand in every table."""
+    scores = classification_scores(truth, predicted)
+    return {key: getattr(scores, key) for key in _ROW}
+
+
+def is_dfew(folder: Path) -> bool:
+    """Whether a folder is DFEW's, by its tables."""
+    return (folder / "EmoLabel_DataSplit").is_dir()
+
+
+def evaluate_folder(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
+    """A labelled clip folder; its accuracy is the weighted average recall (WAR), ``uar`` the unweighted one."""
+    folder = Path(args.data)
+    labelled = read_clip_folder(folder)
+    clips = labelled.clips
+    if args.held_out:
+        apart = HELD_OUT_SPEAKERS.get(folder.name, set())
+        clips = tuple(clip for clip in clips if clip.speaker in apart)
+    clips = clips[: args.limit] if args.limit else clips
+    return {"data": str(folder.name)} | _evaluate(engine, ClipFolder(clips, labelled.left_out), folder, args.transcribe)
+
+
+def evaluate_dfew(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
+    """DFEW's five test folds and their mean, as its papers report it."""
+    folder = Path(args.data)
+    folds = {}
+    for fold in DFEW_FOLDS:
+        test = read_dfew(folder, fold)["test"]
+        clips = test.clips[: args.limit] if args.limit else test.clips
+        folds[str(fold)] = _evaluate(engine, ClipFolder(clips, test.left_out), folder, args.transcribe)
+    every = [item | {"id": f"{fold}/{item['id']}"} for fold, report in folds.items() for item in report["items"]]
+    labels = [None if item["predicted"] is None else LabelPrediction(**item["predicted"]) for item in every]
+    truth = [item["truth"] for item in every]
+    mean = {key: float(np.mean([f["tasks"]["client_emotion"][key] for f in folds.values()])) for key in _ROW}
+    common = majority_class(truth)
+    scores = score_labels(truth, labels, [item["group"] for item in every], sum(p is None for p in labels))
+    return {
+        "data": folder.name,
+        "protocol": folds["1"]["protocol"] + ", mean of five folds",
+        "n": len(every),
+        "n_left_out": folds["1"]["n_left_out"],
+        "n_unreadable": dict(sum((Counter(report["n_unreadable"]) for report in folds.values()), Counter())),
+        "tasks": {"client_emotion": scores | mean},
+        "folds": {
+            fold: {key: report["tasks"]["client_emotion"][key] for key in (*_ROW, "n")}
+            for fold, report in folds.items()
+        },
+        "baselines": {"majority": {"client_emotion": row_of(truth, [common] * len(truth))}},
+        "items": every,
+    }
+
+
+def _evaluate(engine: Engine, labelled: ClipFolder, folder: Path, transcribe: bool) -> dict[str, Any]:
+    results: list[tuple[Clip, LabelPrediction | None]] = []
+    unreadable = Counter[str]()
+    for clip in tqdm(labelled.clips, desc=folder.name):
+        try:
+            results.append((clip, evaluate_turn(engine, read_turn(clip.path), transcribe)))
+        except MultiMoodError as error:
+            unreadable[str(error)[:80]] += 1
+            results.append((clip, None))
+    truth, labels = [clip.emotion for clip, _ in results], [p for _, p in results]
+    names = [str(clip.path.relative_to(folder)) for clip, _ in results]
+    groups = [clip.speaker or name for (clip, _), name in zip(results, names, strict=True)]
+    common = majority_class(truth)
+    return {
+        "protocol": "clips" + (", words transcribed" if transcribe else ", no words"),
+        "n": len(results),
+        "n_left_out": labelled.left_out,
+        "n_unreadable": dict(unreadable),
+        "tasks": {"client_emotion": score_labels(truth, labels, groups, sum(p is None for p in labels))},
+        "baselines": {"majority": {"client_emotion": row_of(truth, [common] * len(truth))}},
+        "items": [
+            {"id": name, "group": group, "truth": label, "predicted": None if p is None else asdict(p)}
+            for name, group, label, p in zip(names, groups, truth, labels, strict=True)
+        ],
+    }
