@@ -82,7 +82,7 @@ def cohen_kappa(first: Sequence[int] | np.ndarray, second: Sequence[int] | np.nd
     if a.shape != b.shape:
         raise ValueError(f"expected labels of the same units from both raters, got {len(a)} and {len(b)}")
     both = (a != MISSING) & (b != MISSING)
-    cells = np.bincount(a[both] * categories + b[both], minlength=categories**2)
+    cells = np.bincount(a[both].astype(np.int64) * categories + b[both], minlength=categories**2)
     same = np.eye(categories).ravel()
     rows, columns = np.divmod(np.arange(categories**2), categories)
     in_row, in_column = np.eye(categories)[rows], np.eye(categories)[columns]
@@ -159,6 +159,7 @@ def agreement(ratings: np.ndarray, categories: int, raters: int, samples: int = 
         pair_samples: resamples for each pair of raters.
         seed: of the resamples.
     """
+    ratings = np.asfortranarray(ratings, dtype=np.int16)  # a rater's labels beside each other: 190 pairs read them
     known = ratings != MISSING
     shared = known.T.astype(np.int32) @ known.astype(np.int32)
     pairs = {

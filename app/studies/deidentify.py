@@ -23,7 +23,7 @@ _PATTERNS: Final = tuple(
         (r"\b\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", "[date]"),
         (rf"\b(?:{_MONTHS})\s+\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s+\d{{4}})?\b", "[date]"),
         (rf"\b\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?(?:{_MONTHS})(?:\s+\d{{4}})?\b", "[date]"),
-        (r"(?<!\w)\+?\(?\d(?:[\s()./-]?\d){5,}\b", "[number]"),
+        (r"(?<!\w)\+?\(?\d(?:[\s()./-]{0,2}\d){5,}\b", "[number]"),
         (rf"\b\d{{1,4}}[a-z]?\s+(?:[A-Z]\w+\s+){{1,3}}(?:{_ROADS})\b\.?", "[street]"),
         (r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|weg|platz|gasse)\s+\d+\w?\b", "[street]"),
     )

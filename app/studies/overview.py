@@ -41,8 +41,8 @@ def overview(store: Store, by: Person, number: int) -> dict[str, Any]:
         return {
             "id": number, "name": row.name, "state": row.state, "settings": as_plain(settings), "imported": row.origin_sha256,
             "guideline_version": version, "criteria": [as_plain(c) for c in criteria], "items": kinds, "gold": with_gold,
-            "systems": _systems(connection, number), "raters": _raters(connection, number), "missing": lacking,
-            "pairs": _pair_states(connection, number),
+            "systems": systems_of(connection, number), "raters": raters_of(connection, number), "missing": lacking,
+            "pairs": pair_states(connection, number),
         }  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def preview(store: Store, by: Person, number: int, count: int = 20) -> list[dict
     ]
 
 
-def _systems(connection: Connection, number: int) -> list[dict[str, Any]]:
+def systems_of(connection: Connection, number: int) -> list[dict[str, Any]]:
+    """Each system with how many responses it has."""
     rows = connection.execute(
         select(
             system.c.id, system.c.name, system.c.kind, system.c.checkpoint_sha256, func.count(response.c.id).label("responses")
@@ -70,7 +71,8 @@ def _systems(connection: Connection, number: int) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
-def _raters(connection: Connection, number: int) -> list[dict[str, Any]]:
+def raters_of(connection: Connection, number: int) -> list[dict[str, Any]]:
+    """Each rater with progress, entrance tests and distress."""
     rows = connection.execute(
         select(rater.c.id, rater.c.code, rater.c.removed, account.c.name)
         .outerjoin(account, account.c.id == rater.c.account_id)
@@ -98,7 +100,7 @@ def _raters(connection: Connection, number: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _pair_states(connection: Connection, number: int) -> dict[str, Any]:
+def pair_states(connection: Connection, number: int) -> dict[str, Any]:
     """How many pairs are settled, open and aside; what waits in which queue, and whether somebody is left for it."""
     mine = (pair.c.study_id == number, pair.c.kind == "official")
     states = counted(connection, select(pair.c.state, func.count()).where(*mine).group_by(pair.c.state))

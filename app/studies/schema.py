@@ -161,7 +161,7 @@ pair: Final = Table(
     # How urgently another rater is wanted: 0 a fourth, 1 a third, 2 another first one, 3 nobody has begun; null: nobody.
     Column("queue", Integer),
     Column("state", String(16), nullable=False),
-    Column("gold", JSON),
+    Column("gold", JSON(none_as_null=True)),
     Column("note", Text, nullable=False),
     Column("labels", JSON, nullable=False),
     UniqueConstraint("item_id", "kind", "left_id", "right_id"),

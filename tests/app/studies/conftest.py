@@ -18,6 +18,7 @@ from argon2 import PasswordHasher
 
 from app.studies.people import People
 from app.studies.store import Store
+from app.worker import Worker
 from tests.app.studies.scene import Scene
 
 
@@ -101,3 +102,10 @@ def people(store: Store, quick_hasher: PasswordHasher) -> People:
 def scene(store: Store, people: People) -> Scene:
     """A researcher and an empty database to set a study up in."""
     return Scene(store, people)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.close()

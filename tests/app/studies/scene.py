@@ -14,6 +14,7 @@ from app.studies import schema
 from app.studies.assignment import PLACES, Desk, Saved, Work
 from app.studies.guidelines import CRITERIA
 from app.studies.items import read_upload
+from app.studies.overview import listed
 from app.studies.people import People, Person
 from app.studies.records import StudySettings, Submission
 from app.studies.store import Store, now
@@ -109,6 +110,9 @@ class Scene:
             self.judge(person, number, task, rule(task))
             count += 1
         return count
+
+    def studies_of(self, person: Person) -> list[dict[str, Any]]:
+        return listed(self.store, person)
 
     def pairs(self, number: int, kind: str = "official") -> list[Any]:
         with self.store.read() as connection:

@@ -1,0 +1,468 @@
+"""The Annotate tab's requests. Every one passes ``_answer``, which checks who asks before its handler runs.
+
+An ``Endpoint`` names the roles that may call it; what a person may see inside (their own studies, their own items) is checked
+by the parts that read it. A request that changes something has to carry a header that another site's page cannot send.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.ports import EngineLike
+from app.studies import export, report
+from app.studies.assignment import Desk, Work
+from app.studies.errors import AbsentError, InputError, RefusedError, SignInError, StudyError
+from app.studies.guidelines import CRITERIA
+from app.studies.items import read_dialogue_upload, read_upload
+from app.studies.lookup import criteria_in, led_study, rater_row, settings_in, study_row
+from app.studies.overview import listed, overview, preview
+from app.studies.people import LEADERS, RATERS, ROLES, SESSION_SECONDS, People, Person
+from app.studies.records import REASONS, Submission, as_plain, criteria_of, expect, integer_of, settings_of, text_of
+from app.studies.responses import Writer
+from app.studies.results import results
+from app.studies.store import Store
+from app.studies.studies import Studies
+from app.worker import Worker
+from multimood_core import registry
+from multimood_core.errors import MultiMoodError
+
+PREFIX: Final = "/multimood/studies"
+COOKIE: Final = "multimood_person"
+HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
+MAX_JSON: Final = 2**20  # bytes
+MAX_FILE: Final = 64 * 2**20
+STATIC: Final = Path(__file__).resolve().parents[1] / "static"
+SCRIPTS: Final = ("annotate.js", "annotate_work.js", "annotate_study.js", "annotate.css")
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+EXPORTS: Final = {
+    "judgments.csv": "text/csv", "judgments.jsonl": "application/jsonl", "preferences.jsonl": "application/jsonl",
+    "bundle.zip": "application/zip", "report.html": "text/html",
+}  # fmt: skip
+
+UNEXPECTED: Final = (
+    "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
+)
+
+log = logging.getLogger("multimood.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request whose sender is known."""
+
+    person: Person
+    values: Mapping[str, Any]
+    data: bytes
+    query: Mapping[str, str]
+    path: Mapping[str, Any]
+    address: str
+    host: str
+    token: str
+
+    @property
+    def study(self) -> int:
+        return int(self.path["study"])
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One request: who may send it, and what answers. ``roles`` None is for everybody, signed in or not."""
+
+    method: str
+    path: str
+    roles: tuple[str, ...] | None
+    handler: Callable[[Call], Any]
+    file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the handlers work with, once the database is open."""
+
+    store: Store
+    people: People
+    studies: Studies
+    desk: Desk
+    writer: Writer
+
+
+_NOBODY: Final = Person(0, "", "")
+_ADMIN: Final = ("admin",)
+
+
+class StudyApi:
+    """Routes of the tab. The database is opened by the first request: who never opens the tab has none.
+
+    Args:
+        worker: answers for the checkpoints.
+        load: the engine of a checkpoint by its name.
+        url: of the database; the default or ``MULTIMOOD_DATABASE_URL`` where None.
+    """
+
+    def __init__(self, worker: Worker, load: Callable[[str], EngineLike], url: str | None = None) -> None:
+        self._worker, self._load, self._url = worker, load, url
+        self._opening = threading.Lock()
+        self._parts: Parts | None = None
+        self.endpoints = self._table()
+        self.routes: list[BaseRoute] = [
+            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
+            *[Route(PREFIX + e.path, self._route(e), methods=[e.method]) for e in self.endpoints],
+        ]
+
+    @property
+    def parts(self) -> Parts:
+        """The open database and all that works on it.
+
+        Raises:
+            StoreError: it cannot be opened; the next request tries again.
+        """
+        with self._opening:
+            if self._parts is None:
+                store = Store(self._url)
+                writer = Writer(store, self._worker, self._load)
+                self._parts = Parts(store, People(store), Studies(store), Desk(store), writer)
+            return self._parts
+
+    def close(self) -> None:
+        """Ends what runs and closes the database."""
+        if self._parts is not None:
+            self._parts.writer.stop()
+            self._parts.store.close()
+
+    def _table(self) -> list[Endpoint]:
+        s = "/study/{study:int}"
+        return [
+            Endpoint("GET", "/me", None, self._me),
+            Endpoint("POST", "/first", None, self._first),
+            Endpoint("POST", "/sign-in", None, self._sign_in),
+            Endpoint("POST", "/accept", None, self._accept),
+            Endpoint("POST", "/sign-out", ROLES, self._sign_out),
+            Endpoint("POST", "/password", ROLES, self._password),
+            Endpoint("GET", "/list", ROLES, lambda c: listed(self.parts.store, c.person)),
+            Endpoint("GET", "/people", LEADERS, self._people),
+            Endpoint("POST", "/invite", LEADERS, self._invite),
+            Endpoint("POST", "/people/{account:int}", _ADMIN, self._enable),
+            Endpoint("GET", "/choices", LEADERS, self._choices),
+            Endpoint("POST", "/create", LEADERS, self._create),
+            Endpoint("POST", "/import", LEADERS, self._import, file=True),
+            Endpoint("GET", s, LEADERS, lambda c: overview(self.parts.store, c.person, c.study)),
+            Endpoint("GET", s + "/preview", LEADERS, lambda c: preview(self.parts.store, c.person, c.study)),
+            Endpoint("POST", s + "/settings", LEADERS, self._settings),
+            Endpoint("POST", s + "/criteria", LEADERS, self._criteria),
+            Endpoint("POST", s + "/upload", LEADERS, self._upload, file=True),
+            Endpoint("POST", s + "/sample", LEADERS, self._sample, file=True),
+            Endpoint("POST", s + "/checkpoints", LEADERS, self._checkpoints),
+            Endpoint("GET", s + "/writing", LEADERS, lambda c: self.parts.writer.status(c.person, c.study)),
+            Endpoint("POST", s + "/writing", LEADERS, self._writing),
+            Endpoint("GET", s + "/gold", LEADERS, self._next_gold),
+            Endpoint("POST", s + "/gold", LEADERS, self._set_gold),
+            Endpoint("POST", s + "/state", LEADERS, self._state),
+            Endpoint("POST", s + "/raters", LEADERS, self._add_rater),
+            Endpoint("POST", s + "/raters/{rater:int}", LEADERS, self._rater),
+            Endpoint("POST", s + "/put-back", LEADERS, self._put_back),
+            Endpoint("POST", s + "/judge", LEADERS, self._judge_file, file=True),
+            Endpoint("GET", s + "/results", LEADERS, self._results),
+            Endpoint("GET", s + "/export/{name}", LEADERS, self._export),
+            Endpoint("POST", "/work/{study:int}/next", RATERS, self._next),
+            Endpoint("GET", "/work/{study:int}/previous", RATERS, self._previous),
+            Endpoint("POST", "/work/{study:int}/judge", RATERS, self._judge),
+        ]
+
+    # -- the way of a request --------------------------------------------------------------------------------------
+
+    def _route(self, endpoint: Endpoint) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            most = MAX_FILE if endpoint.file else MAX_JSON
+            data = bytearray()
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > most:
+                    return JSONResponse({"error": f"Expected at most {most:,} bytes; send a smaller file."}, 413)
+            return await run_in_threadpool(self._answer, endpoint, request, bytes(data))
+
+        return answer
+
+    def _answer(self, endpoint: Endpoint, request: Request, data: bytes) -> Response:
+        try:
+            if endpoint.method == "POST":
+                _require_own_page(request)
+            person, token = _NOBODY, request.cookies.get(COOKIE, "")
+            if endpoint.roles is not None:
+                found = self.parts.people.who(token) if token else None
+                if found is None:
+                    raise SignInError("Please sign in.")
+                if found.role not in endpoint.roles:
+                    raise RefusedError(f"This is for {', '.join(endpoint.roles)}; you are signed in as {found.role}.")
+                person = found
+            address = request.client.host if request.client else ""
+            values = {} if endpoint.file or endpoint.method == "GET" else _json(data)
+            host = request.url.hostname or ""
+            call = Call(person, values, data, request.query_params, request.path_params, address, host, token)
+            answer = endpoint.handler(call)
+            shown = answer if isinstance(answer, Response) else JSONResponse(answer)
+        except StudyError as error:
+            shown = JSONResponse({"error": str(error)}, error.status)
+        except MultiMoodError as error:
+            shown = JSONResponse({"error": str(error)}, 503)
+        except Exception:
+            log.exception("a request of the Annotate tab failed")
+            shown = JSONResponse({"error": UNEXPECTED}, 500)
+        shown.headers.setdefault("Cache-Control", "no-store")
+        return shown
+
+    # -- coming in -------------------------------------------------------------------------------------------------
+
+    def _me(self, call: Call) -> Any:
+        people = self.parts.people
+        person = people.who(call.token) if call.token else None
+        if person is not None:
+            return {"state": "in", "name": person.name, "role": person.role}
+        return {"state": "out" if people.any() else "first"}
+
+    def _first(self, call: Call) -> Response:
+        # A page of another site can reach this address under a name of its own; this computer's names it cannot have.
+        if call.host not in LOOPBACK:
+            raise RefusedError("The first account is made on the computer that runs MultiMood, under http://127.0.0.1.")
+        name, password = _credentials(call)
+        self.parts.people.create_first(name, password)
+        return self._signed_in(name, password, call.address)
+
+    def _sign_in(self, call: Call) -> Response:
+        return self._signed_in(*_credentials(call), call.address)
+
+    def _accept(self, call: Call) -> Response:
+        name, password = _credentials(call)
+        self.parts.people.accept(text_of(call.values, "token", 100, 1), name, password, self.parts.studies.join)
+        return self._signed_in(name, password, call.address)
+
+    def _signed_in(self, name: str, password: str, address: str) -> Response:
+        person, token = self.parts.people.sign_in(name, password, address)
+        answer = JSONResponse({"state": "in", "name": person.name, "role": person.role})
+        answer.set_cookie(COOKIE, token, int(SESSION_SECONDS), path=PREFIX, httponly=True, samesite="strict")
+        return answer
+
+    def _sign_out(self, call: Call) -> Response:
+        self.parts.people.sign_out(call.token)
+        answer = JSONResponse({"state": "out"})
+        answer.delete_cookie(COOKIE, path=PREFIX)
+        return answer
+
+    def _password(self, call: Call) -> Any:
+        old, new = (call.values.get(name) for name in ("old", "new"))
+        expect(isinstance(old, str) and isinstance(new, str), "the present and the new password", "something else")
+        self.parts.people.change_password(call.person, str(old), str(new))
+        return {}
+
+    def _people(self, call: Call) -> Any:
+        return self.parts.people.listed(ROLES if call.person.role == "admin" else RATERS)
+
+    def _invite(self, call: Call) -> Any:
+        number = call.values.get("study")
+        if number is not None:
+            number = integer_of(call.values, "study")
+            with self.parts.store.read() as connection:
+                led_study(connection, call.person, number)
+        return {"token": self.parts.people.invite(call.person, text_of(call.values, "role"), number)}
+
+    def _enable(self, call: Call) -> Any:
+        enabled = call.values.get("enabled")
+        expect(isinstance(enabled, bool), "enabled as true or false", enabled)
+        self.parts.people.set_enabled(call.person, int(call.path["account"]), bool(enabled), self.parts.studies.leave_all)
+        return {}
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def _choices(self, call: Call) -> Any:
+        return {"checkpoints": registry.available(), "criteria": [as_plain(c) for c in CRITERIA], "reasons": REASONS}
+
+    def _create(self, call: Call) -> Any:
+        name, settings = text_of(call.values, "name", 120, 1), settings_of(call.values.get("settings", {}))
+        return {"study": self.parts.studies.create(call.person, name, settings)}
+
+    def _import(self, call: Call) -> Any:
+        return {"study": export.read_bundle(self.parts.store, call.person, call.data)}
+
+    def _settings(self, call: Call) -> Any:
+        self.parts.studies.configure(call.person, call.study, settings_of(call.values))
+        return {}
+
+    def _criteria(self, call: Call) -> Any:
+        return {"version": self.parts.studies.reword(call.person, call.study, criteria_of(call.values.get("criteria")))}
+
+    def _upload(self, call: Call) -> Any:
+        with self.parts.store.read() as connection:
+            led_study(connection, call.person, call.study)
+            _, criteria = criteria_in(connection, call.study)
+        return {"added": self.parts.studies.add_items(call.person, call.study, read_upload(call.data, criteria))}
+
+    def _sample(self, call: Call) -> Any:
+        kind, count = call.query.get("kind", ""), call.query.get("count", "")
+        if kind not in ("official", "gate"):
+            raise InputError(f"Expected official or gate, got {kind!r}.")
+        expect(count.isdecimal() and len(count) < 6, "a number of items", count)
+        items, with_person = read_dialogue_upload(call.data), call.query.get("person") == "1"
+        if kind == "gate":
+            return {"added": self.parts.studies.sample(call.person, call.study, items, int(count), "gate", with_person)}
+        return {"added": self.parts.studies.sample(call.person, call.study, items, int(count), "official", with_person)}
+
+    def _checkpoints(self, call: Call) -> Any:
+        names = call.values.get("names")
+        good = isinstance(names, list) and set(names) <= set(registry.available())
+        expect(good, f"checkpoints of {', '.join(registry.available()) or 'none'}", names)
+        hashes = {name: registry.checkpoint_sha256(registry.resolve(name)) for name in names or []}
+        self.parts.studies.add_checkpoints(call.person, call.study, hashes)
+        return {}
+
+    def _writing(self, call: Call) -> Any:
+        if call.values.get("run") is True:
+            self.parts.writer.start(call.person, call.study)
+        else:
+            with self.parts.store.read() as connection:
+                led_study(connection, call.person, call.study)
+            self.parts.writer.stop()
+        return self.parts.writer.status(call.person, call.study)
+
+    def _next_gold(self, call: Call) -> Any:
+        return {"task": self.parts.studies.next_gold(call.person, call.study)}
+
+    def _set_gold(self, call: Call) -> Any:
+        verdicts = call.values.get("verdicts")
+        if not isinstance(verdicts, dict):
+            raise InputError(f"Expected verdicts, got {verdicts!r}.")
+        self.parts.studies.set_gold(call.person, call.study, integer_of(call.values, "pair"), verdicts)
+        return {}
+
+    def _state(self, call: Call) -> Any:
+        match call.values.get("state"):
+            case "open":
+                self.parts.studies.open(call.person, call.study)
+            case "closed":
+                self.parts.studies.close(call.person, call.study)
+            case other:
+                raise InputError(f"Expected open or closed, got {other!r}.")
+        return {}
+
+    def _add_rater(self, call: Call) -> Any:
+        self.parts.studies.add_rater(call.person, call.study, integer_of(call.values, "account"))
+        return {}
+
+    def _rater(self, call: Call) -> Any:
+        number = int(call.path["rater"])
+        match call.values.get("do"):
+            case "remove":
+                return {"released": self.parts.studies.remove_rater(call.person, call.study, number)}
+            case "release":
+                return {"released": self.parts.studies.release_rater(call.person, call.study, number)}
+            case other:
+                raise InputError(f"Expected remove or release, got {other!r}.")
+
+    def _put_back(self, call: Call) -> Any:
+        self.parts.studies.put_back(call.person, call.study, integer_of(call.values, "pair"))
+        return {}
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def _judge_file(self, call: Call) -> Any:
+        return {"added": export.add_judge(self.parts.store, call.person, call.study, call.data)}
+
+    def _results(self, call: Call) -> Any:
+        with self.parts.store.read() as connection:
+            led_study(connection, call.person, call.study)
+            return {"html": report.fragment(results(connection, call.study))}
+
+    def _export(self, call: Call) -> Response:
+        name = call.path["name"]
+        if name not in EXPORTS:
+            raise AbsentError(f"Expected one of {', '.join(EXPORTS)}, got {name!r}.")
+        with self.parts.store.read() as connection:
+            row = led_study(connection, call.person, call.study)
+            match name:
+                case "judgments.csv":
+                    body: str | bytes = export.as_csv(connection, call.study)
+                case "judgments.jsonl":
+                    body = export.as_jsonl(connection, call.study)
+                case "preferences.jsonl":
+                    body = export.preference_pairs(connection, call.study, call.query.get("criterion", "overall"))
+                case "bundle.zip":
+                    body = export.bundle(connection, call.study, report.page(connection, call.study))
+                case _:
+                    body = report.page(connection, call.study)
+        headers = {"Referrer-Policy": "no-referrer"}
+        if name == "report.html":  # holds what people wrote: no script of whatever origin may run in it
+            headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+        else:
+            headers["Content-Disposition"] = f'attachment; filename="multimood-study-{row.id}-{name}"'
+        return Response(body, headers=headers, media_type=EXPORTS[name])
+
+    # -- a rater's -------------------------------------------------------------------------------------------------
+
+    def _next(self, call: Call) -> Any:
+        with self.parts.store.read() as connection:
+            rater_row(connection, call.person, call.study)
+            settings = settings_in(study_row(connection, call.study))
+        about = {"break_minutes": settings.break_minutes, "support": settings.support, "gate_kappa": settings.gate_kappa}
+        return _work(self.parts.desk.next(call.person, call.study)) | about
+
+    def _previous(self, call: Call) -> Any:
+        before = call.query.get("before", "")
+        expect(before == "" or (before.isdecimal() and len(before) < 10), "the number of an assignment", before)
+        return self.parts.desk.previous(call.person, call.study, int(before) if before else None)
+
+    def _judge(self, call: Call) -> Any:
+        raw = call.values
+        verdicts, seconds, replaces = raw.get("verdicts", {}), raw.get("seconds"), raw.get("replaces")
+        good = isinstance(verdicts, dict) and all(isinstance(v, str) for v in verdicts.values())
+        expect(good, "verdicts as {criterion: a, tie or b}", verdicts)
+        expect(isinstance(seconds, int | float) and not isinstance(seconds, bool), "seconds as a number", seconds)
+        sent = Submission(
+            integer_of(raw, "assignment"), verdicts, text_of(raw, "reason", 32), text_of(raw, "comment"), float(seconds or 0),
+            text_of(raw, "key", 64, 8), None if replaces is None else integer_of(raw, "replaces"),
+        )  # fmt: skip
+        return asdict(self.parts.desk.judge(call.person, call.study, sent))
+
+
+def _work(work: Work) -> dict[str, Any]:
+    return asdict(work) | {"criteria": [as_plain(c) for c in work.criteria]}
+
+
+def _credentials(call: Call) -> tuple[str, str]:
+    name, password = (call.values.get(key) for key in ("name", "password"))
+    if not isinstance(name, str) or not isinstance(password, str):
+        raise InputError("Expected a name and a password.")
+    return name, password
+
+
+def _json(data: bytes) -> Mapping[str, Any]:
+    try:
+        raw = json.loads(data or b"{}")
+    except ValueError as cause:
+        raise InputError(f"Expected a JSON object: {cause}.") from cause
+    if not isinstance(raw, dict):
+        raise InputError("Expected a JSON object.")
+    return raw
+
+
+def _require_own_page(request: Request) -> None:
+    """Refuses what another site's page sends in the name of who is signed in here."""
+    origin = request.headers.get("origin")
+    if request.headers.get(HEADER) != "1" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
+        raise RefusedError("This request did not come from MultiMood's own page.")
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in SCRIPTS:
+        return Response("There is no such file.", 404, media_type="text/plain")
+    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,251 @@
+"""The requests themselves: the role is checked in each, whatever the page shows, and nothing leaks to a rater."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from app.studies import schema
+from app.studies.api import HEADER, PREFIX, StudyApi
+from app.studies.people import ROLES
+from app.studies.store import Store
+from app.worker import Worker
+from tests.app.studies.scene import KEYS, PASSWORD, Scene
+from tests.app.studies.serve import no_model
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+OWN = {HEADER: "1"}
+
+
+@pytest.fixture
+def api(database: str, scene: Scene, worker: Worker) -> Iterator[StudyApi]:
+    made = StudyApi(worker, no_model, database)
+    made.parts.people._hasher = scene.people._hasher
+    yield made
+    made.close()
+
+
+def client_of(api: StudyApi, name: str | None = None, base: str = "http://127.0.0.1") -> TestClient:
+    """A browser without the page; signed in where a name is given."""
+    client = TestClient(Starlette(routes=api.routes), base_url=base, headers=OWN)
+    if name is not None:
+        answer = client.post(f"{PREFIX}/sign-in", json={"name": name, "password": PASSWORD})
+        assert answer.status_code == 200, answer.text
+    return client
+
+
+def test_every_request_refuses_every_other_role(api: StudyApi, scene: Scene) -> None:
+    number = scene.study(items=2)
+    names = {"admin": "admin", "researcher": "rita"}
+    for role in ("annotator", "clinician"):
+        names[role] = scene.person(role, f"the-{role}").name
+    clients = {role: client_of(api, name) for role, name in names.items()}
+    stranger = client_of(api)
+    tried = 0
+    with scene.store.read() as connection:
+        before = [connection.execute(select(table)).all() for table in schema.metadata.sorted_tables]
+    for endpoint in api.endpoints:
+        path = PREFIX + endpoint.path.replace("{study:int}", str(number)).replace("{name}", "bundle.zip")
+        path = re.sub(r"\{\w+:int\}", "1", path)
+        if endpoint.roles is None:
+            continue
+        assert stranger.request(endpoint.method, path, json={} if endpoint.method == "POST" else None).status_code == 401, path
+        for role in set(ROLES) - set(endpoint.roles):
+            answer = clients[role].request(endpoint.method, path, json={} if endpoint.method == "POST" else None)
+            assert answer.status_code == 403, f"{role} {endpoint.method} {path}: {answer.text}"
+            tried += 1
+    assert tried > 50
+    with scene.store.read() as connection:
+        after = [connection.execute(select(table)).all() for table in schema.metadata.sorted_tables]
+    assert before == after, "a refused request changes nothing"
+
+
+def test_only_four_requests_are_open_to_strangers(api: StudyApi) -> None:
+    assert {e.path for e in api.endpoints if e.roles is None} == {"/me", "/first", "/sign-in", "/accept"}
+
+
+def test_a_researcher_sees_no_other_researcher_s_study(api: StudyApi, scene: Scene) -> None:
+    number = scene.study(items=1)
+    scene.person("researcher", "rob")
+    other = client_of(api, "rob")
+    assert other.get(f"{PREFIX}/list").json() == []
+    for endpoint in api.endpoints:
+        if "{study:int}" in endpoint.path and "researcher" in (endpoint.roles or ()):
+            path = PREFIX + endpoint.path.replace("{study:int}", str(number)).replace("{name}", "bundle.zip")
+            path = re.sub(r"\{\w+:int\}", "1", path)
+            body: Any = {"run": True, "state": "closed", "do": "remove", "account": 1, "pair": 1, "names": [], "verdicts": {}}
+            body["criteria"] = [{"key": "a", "name": "a", "definition": "a"}]
+            if endpoint.path.endswith("settings"):
+                body = {}
+            query = "?kind=official&count=1" if endpoint.path.endswith("sample") else ""
+            file = json.dumps({"id": "d", "split": "x", "turns": [{"speaker": "client", "text": "a"},
+                                                                  {"speaker": "therapist", "text": "b"}]})  # fmt: skip
+            content = file if endpoint.file else json.dumps(body)
+            answer = other.request(endpoint.method, path + query, content=content if endpoint.method == "POST" else None)
+            assert answer.status_code == 404, f"{endpoint.method} {path}: {answer.status_code} {answer.text}"
+
+
+def test_a_rater_s_browser_is_never_told_a_system_a_stage_or_gold(api: StudyApi, scene: Scene) -> None:
+    number = scene.study(items=3, systems=("secret-alpha", "secret-beta"), attention_every=1)
+    with scene.store.write() as connection:  # texts of the scene name their system
+        connection.execute(schema.response.update().values(text="A reply of five plain words."))
+    rater = scene.person("annotator", "anna")
+    scene.studies.add_rater(scene.researcher, number, rater.id)
+    client = client_of(api, "anna")
+    seen = ""
+    for _ in range(8):
+        answer = client.post(f"{PREFIX}/work/{number}/next", json={})
+        seen += answer.text
+        task = answer.json()["task"]
+        if task is None:
+            break
+        body = {"assignment": task["assignment"], "verdicts": dict.fromkeys(KEYS, "a"), "seconds": 3.0, "key": uuid.uuid4().hex}
+        seen += client.post(f"{PREFIX}/work/{number}/judge", json=body).text
+        seen += client.get(f"{PREFIX}/work/{number}/previous").text
+    seen += client.get(f"{PREFIX}/list").text
+    for word in ("secret", "attention", "stage", "gold", "sha256", "left_first"):
+        assert word not in seen.replace("last_gate", ""), word
+
+
+def test_another_site_s_page_cannot_act_for_who_is_signed_in(api: StudyApi, scene: Scene) -> None:
+    client = client_of(api, "rita")
+    body = {"name": "x", "settings": {}}
+    assert client.post(f"{PREFIX}/create", json=body, headers={HEADER: ""}).status_code == 403
+    assert client.post(f"{PREFIX}/create", json=body, headers={"Origin": "http://elsewhere.example"}).status_code == 403
+    assert client.post(f"{PREFIX}/create", json=body, headers={"Origin": "http://127.0.0.1"}).status_code == 200
+    cookie = client.post(f"{PREFIX}/sign-in", json={"name": "rita", "password": PASSWORD}).headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+
+
+def test_the_first_account_is_made_under_this_computer_s_own_name_alone(database: str, worker: Worker) -> None:
+    api = StudyApi(worker, no_model, database)
+    body = {"name": "admin", "password": PASSWORD}
+    assert client_of(api, base="http://rebound.example").post(f"{PREFIX}/first", json=body).status_code == 403
+    assert client_of(api).get(f"{PREFIX}/me").json() == {"state": "first"}
+    assert client_of(api, base="http://localhost").post(f"{PREFIX}/first", json=body).status_code == 200
+    assert client_of(api).post(f"{PREFIX}/first", json=body).status_code == 403
+    api.close()
+
+
+def test_who_never_opens_the_tab_has_no_database(tmp_path: Path, worker: Worker) -> None:
+    path = tmp_path / "studies.sqlite3"
+    api = StudyApi(worker, no_model, f"sqlite:///{path}")
+    client = client_of(api)
+    assert client.get(f"{PREFIX}/static/annotate.js").status_code == 200
+    assert client.get(f"{PREFIX}/static/..%2Fapi.py").status_code == 404
+    assert not path.exists()
+    assert client.get(f"{PREFIX}/me").status_code == 200
+    assert path.exists()
+    api.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[",
+        b"[]",
+        b"\xff",
+        b'{"name": 1}',
+        b'{"name": "x", "settings": {"overlap": "two"}}',
+        b'{"name": "x", "settings": {"overlap": 9}}',
+        b'{"name": "x", "settings": {"other": 1}}',
+    ],
+)
+def test_a_broken_request_is_a_sentence_and_changes_nothing(api: StudyApi, scene: Scene, content: bytes) -> None:
+    client = client_of(api, "rita")
+    answer = client.post(f"{PREFIX}/create", content=content)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("Expected")
+    assert client.get(f"{PREFIX}/list").json() == []
+
+
+def test_a_mistake_of_our_own_shows_no_traceback(api: StudyApi, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = client_of(api, "rita")
+    monkeypatch.setattr(api.parts.people, "listed", lambda roles: 1 / 0)
+    answer = client.get(f"{PREFIX}/people")
+    assert answer.status_code == 500
+    assert "division" not in answer.text
+    assert "try again" in answer.json()["error"]
+
+
+def test_a_process_that_is_killed_loses_no_acknowledged_judgment(database: str, scene: Scene) -> None:
+    number = scene.study(items=200)
+    raters = scene.raters(number, 6)
+    tokens = []
+    for person in raters:  # sessions written directly: signing in is not what is tested
+        tokens.append(token := uuid.uuid4().hex)
+        values = {"token_sha256": hashlib.sha256(token.encode()).hexdigest(), "account_id": person.id, "created": time.time()}
+        with scene.store.write() as connection:
+            connection.execute(schema.web_session.insert().values(values | {"expires": time.time() + 3600}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "tests.app.studies.serve", database, str(port)], cwd=REPOSITORY)
+    base, enough = f"http://127.0.0.1:{port}{PREFIX}", threading.Event()
+    acknowledged: list[tuple[int, str]] = []
+
+    def work(token: str, index: int) -> None:
+        rng = random.Random(index)
+        with httpx.Client(headers=OWN, cookies={"multimood_person": token}, timeout=60) as client:
+            try:
+                while True:
+                    task = client.post(f"{base}/work/{number}/next", json={}).json()["task"]
+                    key = uuid.uuid4().hex
+                    verdicts = {k: rng.choice(["a", "tie", "b"]) for k in KEYS}
+                    body = {"assignment": task["assignment"], "verdicts": verdicts, "seconds": 1.0, "key": key}
+                    answer = client.post(f"{base}/work/{number}/judge", json=body)
+                    if answer.status_code == 200:
+                        acknowledged.append((answer.json()["judgment"], key))
+                        if len(acknowledged) > 60:
+                            enough.set()
+            except (httpx.HTTPError, OSError):
+                return
+
+    threads = [threading.Thread(target=work, args=(token, i)) for i, token in enumerate(tokens)]
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        for thread in threads:
+            thread.start()
+        assert enough.wait(120), "no load came about"
+        time.sleep(random.random() * 0.1)  # at any moment, another one in each run
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    for thread in threads:
+        thread.join(60)
+    reopened = Store(database)
+    with reopened.read() as connection:
+        kept = {row.id: row.key for row in connection.execute(select(schema.judgment.c.id, schema.judgment.c.key))}
+        if reopened.is_sqlite:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    reopened.close()
+    assert len(acknowledged) > 60
+    assert [pair for pair in acknowledged if kept.get(pair[0]) != pair[1]] == []
+    task = scene.take(raters[0], number).task
+    assert task is not None, "the study goes on"
+    scene.judge(raters[0], number, task)
