@@ -21,11 +21,14 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import theme
+from app.annotate import build_annotate
 from app.capture import LocalCapture
 from app.glance import Glancer
 from app.live import build_live, html
+from app.ports import EngineLike
 from app.sessions import Sessions
 from app.stream import Stream
+from app.studies.api import StudyApi
 from app.worker import Worker
 from multimood_core.engine import Engine
 
@@ -63,8 +66,11 @@ def build(sessions: Sessions, capture: str) -> gr.Blocks:
             '<button type="button" class="mm-plain" data-page="notice">Notice</button></span></header>',
             "mm-top",
         )
-        with gr.Tabs(elem_id="mm-tabs"), gr.Tab("Live"):
-            build_live(sessions, capture)
+        with gr.Tabs(elem_id="mm-tabs"):
+            with gr.Tab("Live"):
+                build_live(sessions, capture)
+            with gr.Tab("Annotate"):
+                build_annotate()
     return page
 
 
@@ -89,10 +95,13 @@ class Guarded:
         await self._app(scope, receive, guarded if scope["type"] == "http" else send)
 
 
-def web_app(sessions: Sessions, glancer: Glancer, host: str, port: int, capture: str) -> FastAPI:
-    """The page and the capture stream as one ASGI app."""
+def web_app(
+    sessions: Sessions, glancer: Glancer, host: str, port: int, capture: str, studies: StudyApi | None = None
+) -> FastAPI:
+    """The page, the capture stream and the requests of studies as one ASGI app."""
+    studies = studies or study_api(sessions)
     stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
-    web = FastAPI(openapi_url=None, routes=stream.routes, middleware=[Middleware(Guarded)])
+    web = FastAPI(openapi_url=None, routes=[*stream.routes, *studies.routes], middleware=[Middleware(Guarded)])
     return gr.mount_gradio_app(
         web,
         build(sessions, capture).queue(default_concurrency_limit=None, api_open=False),
@@ -109,6 +118,15 @@ def web_app(sessions: Sessions, glancer: Glancer, host: str, port: int, capture:
         css=theme.style(),
         head=theme.head(),
     )
+
+
+def study_api(sessions: Sessions) -> StudyApi:
+    """The requests of the Annotate tab; their checkpoints answer on the sessions' worker."""
+
+    def load(name: str) -> EngineLike:
+        return sessions.engine if sessions.engine.checkpoint.id.name == name else Engine(name)
+
+    return StudyApi(sessions.worker, load)
 
 
 @contextmanager
@@ -133,9 +151,11 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: 
         sessions = Sessions(engine, worker)
         glancer = Glancer(engine, sessions)
         cleanup.callback(glancer.close)
+        studies = study_api(sessions)
+        cleanup.callback(studies.close)
         port = listener.getsockname()[1]
         config = uvicorn.Config(
-            web_app(sessions, glancer, host, port, capture), log_level="warning", timeout_graceful_shutdown=5
+            web_app(sessions, glancer, host, port, capture, studies), log_level="warning", timeout_graceful_shutdown=5
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="multimood-web", daemon=True)
