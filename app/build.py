@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +24,7 @@ from app import theme
 from app.annotate import build_annotate
 from app.capture import LocalCapture
 from app.glance import Glancer
-from app.live import build_live, html
+from app.live import build_live
 from app.ports import EngineLike
 from app.sessions import Sessions
 from app.stream import Stream
@@ -58,19 +58,23 @@ class Served:
 
 
 def build(sessions: Sessions, capture: str) -> gr.Blocks:
-    """The page."""
+    """The page: its head, and the tabs from left to right."""
+    tabs: dict[str, Callable[[], None]] = {
+        "Live": lambda: build_live(sessions, capture),
+        "Annotate": build_annotate,
+    }
     with gr.Blocks(title="MultiMood", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS,) * 2) as page:
-        html(
+        theme.html(
             '<header class="mm-head"><b>MultiMood</b><span>research tool for professionals, in simulation</span>'
-            '<span class="mm-right"><button type="button" class="mm-plain" data-page="theme">Light, dark</button>'
+            '<span class="mm-right"><span class="mm-air"><i></i>an AI is reading</span>'
+            '<button type="button" class="mm-plain" data-page="theme">Light, dark</button>'
             '<button type="button" class="mm-plain" data-page="notice">Notice</button></span></header>',
             "mm-top",
         )
         with gr.Tabs(elem_id="mm-tabs"):
-            with gr.Tab("Live"):
-                build_live(sessions, capture)
-            with gr.Tab("Annotate"):
-                build_annotate()
+            for name, lay_out in tabs.items():
+                with gr.Tab(name, id=name.lower(), elem_id=f"mm-tab-{name.lower()}"):
+                    lay_out()
     return page
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import gradio as gr
 
 STATIC: Final = Path(__file__).resolve().parent / "static"
+SCRIPTS: Final = ("live.js", "keys.js")  # in this order: the second uses the first
 FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 
 # Quiet paper and ink; the accent is a blue-green that none of the seven emotions has.
@@ -70,6 +71,11 @@ def style() -> str:
 
 
 def head() -> str:
-    """What the page's head holds: the script, inline, so that it needs no address of its own."""
-    script = (STATIC / "live.js").read_text(encoding="utf-8")
-    return f'<meta name="referrer" content="no-referrer">\n<script>\n{script}\n</script>'
+    """What the page's head holds: the scripts, inline, so that they need no address of their own."""
+    scripts = [f"<script>\n{(STATIC / name).read_text(encoding='utf-8')}\n</script>" for name in SCRIPTS]
+    return "\n".join(['<meta name="referrer" content="no-referrer">', *scripts])
+
+
+def html(text: str, identifier: str, script: str | None = None) -> gr.HTML:
+    """A part of the page whose look is the style sheet's alone."""
+    return gr.HTML(text, elem_id=identifier, js_on_load=script, apply_default_css=False)

@@ -38,9 +38,9 @@ def svg(exchanges: Sequence[Exchange], notes: Sequence[Note] = (), least_turns: 
     """
     lanes, columns = TOP + LANE * len(ORDER), max(least_turns, len(exchanges))
     width, height = LEFT + STEP * columns, lanes + 50
-    parts = [
+    parts = [  # the lanes run on to the frame's edge, however wide that is
         f'<text x="{LEFT - 12}" y="{_y(name) + 4}" text-anchor="end">{name}</text>'
-        f'<line x1="{LEFT}" x2="{width}" y1="{_y(name)}" y2="{_y(name)}" class="mm-lane"/>'
+        f'<line x1="{LEFT}" x2="{width + 2000}" y1="{_y(name)}" y2="{_y(name)}" class="mm-lane"/>'
         for name in ORDER
     ]
     parts.append(f'<text x="{LEFT - 12}" y="{lanes + 16}" text-anchor="end">strategy</text>')
@@ -63,8 +63,8 @@ def svg(exchanges: Sequence[Exchange], notes: Sequence[Note] = (), least_turns: 
         )
     summary = f"Timeline of {len(exchanges)} turns"
     return (
-        f'<svg class="mm-svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{summary}" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+        f'<svg class="mm-svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" preserveAspectRatio="xMinYMin" '
+        f'role="img" aria-label="{summary}" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from typing import Final
 
@@ -65,30 +64,39 @@ def middle(session: Session, seconds: float = 0.0) -> str:
         seconds: how long the model has been at it.
     """
     current = session.current
-    problem = ""
-    if session.problem:
-        problem = f'<p class="mm-problem" role="alert">{escape(session.problem)}</p>'
+    problem = f'<p class="mm-problem" role="alert">{escape(session.problem)}</p>' if session.problem else ""
     if session.phase is Phase.LISTENING:
-        return problem + _hint("Listening", "The live read-out is beside the camera. End the turn, or pause speaking.")
-    if current is None:
-        return problem + _hint(
+        shown = _hint("Listening", "The live read-out is beside the camera. End the turn, or pause speaking.")
+    elif current is None:
+        shown = _hint(
             "No turn yet",
             "Start a turn with the camera and microphone, type what the client says, choose a clip, or look at a demo turn.",
         )
-    return f"{problem}{_client(session, current, seconds)}{_therapist(session, current)}"
+    else:
+        shown = _client(session, current, seconds) + _therapist(session, current)
+    return (
+        f'<div data-phase="{session.phase}"><p class="mm-heard" role="status">{_heard(session)}</p>'
+        f'<div class="mm-problems">{problem}</div>{shown}</div>'
+    )
 
 
 def _hint(title: str, text: str) -> str:
     return f'<div class="mm-empty"><h3>{title}</h3><p>{text}</p></div>'
 
 
-def _status(session: Session, seconds: float) -> str:
+def _stage(session: Session) -> str:
     if session.phase is Phase.WAITING:
-        before = f"{session.place} before it" if session.place else "next"
-        return f"in the queue, {before} · {seconds:.1f} s"
-    if session.phase is Phase.WORKING:
-        return f"{session.stage} · {seconds:.1f} s"
-    return ""
+        return f"in the queue, {f'{session.place} before it' if session.place else 'next'}"
+    return session.stage if session.phase is Phase.WORKING else ""
+
+
+def _heard(session: Session) -> str:
+    """What a screen reader says: each stage once and the outcome at its end, not every word as it comes."""
+    current = session.current
+    if current is None or session.phase is not Phase.DECIDING:
+        return escape(_stage(session))
+    emotion, strategy = (escape(current.label(task) or "none") for task in ("client_emotion", "strategy"))
+    return f"Predicted expression: {emotion}. Suggested strategy: {strategy}. Suggested reply: {escape(current.suggestion)}"
 
 
 def _client(session: Session, exchange: Exchange, seconds: float) -> str:
@@ -101,8 +109,8 @@ def _client(session: Session, exchange: Exchange, seconds: float) -> str:
     edited = " · words corrected" if exchange.words_corrected else ""
     return (
         f'<section class="mm-turn"><header><b>client</b> turn {exchange.number} · {SOURCES[exchange.source]}{length}{edited}'
-        f'<span class="mm-status" role="status">{_status(session, seconds)}</span></header>'
-        f'<p class="mm-words" aria-live="polite">{words}</p>'
+        f'<span class="mm-status">{f"{_stage(session)} · {seconds:.1f} s" if session.busy else ""}</span></header>'
+        f'<p class="mm-words" dir="auto">{words}</p>'
         f'<p class="mm-signals">{_signals(exchange)}</p></section>'
     )
 
@@ -145,7 +153,7 @@ def _therapist(session: Session, exchange: Exchange) -> str:
     title = "suggested reply" if exchange.decision in ("open", "rejected", "unused") else "reply"
     return (
         f'<section class="mm-turn mm-{exchange.decision}"><header><b>{title}</b> {DECISIONS[exchange.decision]}</header>'
-        f'<p class="mm-plan">{known}</p><p class="mm-reply" aria-live="polite">{text}{cursor}</p></section>'
+        f'<p class="mm-plan">{known}</p><p class="mm-reply" dir="auto">{text}{cursor}</p></section>'
     )
 
 
@@ -280,16 +288,17 @@ def earlier(session: Session) -> str:
 def _earlier_turn(exchange: Exchange) -> str:
     chips = "".join(
         f'<button type="button" class="mm-mini {_mini_state(exchange, name)}" style="--c:{COLOURS[name]}" '
+        f'aria-pressed="{str(exchange.corrections.get("client_emotion") == name).lower()}" '
         f'data-do="correct:{exchange.number}:client_emotion:{name}" title="turn {exchange.number}: set {name}">{name}</button>'
         for name in EMOTIONS
     )
     reply = ""
     if exchange.said:
         strategy = escape(exchange.label("strategy") or "")
-        reply = f'<p><b>therapist</b> {escape(exchange.said)} <small>{strategy}</small></p>'
+        reply = f'<p><b>therapist</b> <bdi>{escape(exchange.said)}</bdi> <small>{strategy}</small></p>'
     else:
         reply = f'<p class="mm-faint">suggested reply {DECISIONS[exchange.decision]}</p>'
-    words = escape(exchange.words or "") or '<span class="mm-faint">no words</span>'
+    words = f"<bdi>{escape(exchange.words)}</bdi>" if exchange.words else '<span class="mm-faint">no words</span>'
     return (
         f'<article class="mm-past"><p><b>client {exchange.number}</b> {words}</p>'
         f'<div class="mm-minis" role="group" aria-label="expression of turn {exchange.number}">{chips}</div>{reply}</article>'
@@ -302,9 +311,17 @@ def _mini_state(exchange: Exchange, name: str) -> str:
     return "mm-on" if exchange.label("client_emotion") == name else ""
 
 
-def live_summary(readout: Mapping[str, float] | None) -> str:
-    """The likeliest expression of a read-out with its probability, or that there is not enough signal."""
-    if not readout:
-        return "not enough signal"
-    label, probability = max(readout.items(), key=lambda item: item[1])
-    return f"{label} {decimal(probability)}" if probability >= ENOUGH else "not enough signal"
+# -- at the foot -----------------------------------------------------------------------------------------------------
+
+
+def timeline(svg: str) -> str:
+    """The timeline, which is wider than a small screen and can be moved with the arrow keys."""
+    return f'<div class="mm-scroll" tabindex="0" role="group" aria-label="timeline">{svg}</div>'
+
+
+def notes(session: Session) -> str:
+    """The session's notes, newest first."""
+    return "".join(
+        f'<p><b>{f"after turn {note.after}" if note.after else "before the first turn"}</b> <bdi>{escape(note.text)}</bdi></p>'
+        for note in reversed(session.notes)
+    )

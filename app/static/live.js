@@ -1,4 +1,4 @@
-// Camera and microphone, keys and the notice. Talks to nothing but the page's own server.
+// Camera, microphone and the live read-out of a turn. Talks to nothing but the page's own server.
 "use strict";
 (() => {
   const PERIOD = 100; // ms between two pictures, and between two requests with what has gathered since the last
@@ -216,7 +216,7 @@
     state.turn = null;
     if (turn.media.sound) {
       await Promise.race([new Promise((done) => { turn.flushed = done; turn.media.sound.node.port.postMessage("flush"); }), wait(500)]);
-          }
+    }
     for (let i = 0; i < 20 && (turn.sent < turn.queued || turn.pictures.length); i++) {
       await send(turn).catch(() => wait(200));
     }
@@ -271,58 +271,9 @@
     if (local) local.hidden = true;
   }
 
-  // -- keys, notice, session -------------------------------------------------------------------------------------
-
-  const KEYS = { a: "#mm-accept", e: "#mm-edit", g: "#mm-again", r: "#mm-reject" };
-
-  addEventListener("keydown", (event) => {
-    const target = event.target;
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable=true]")) return;
-    if (event.key === " ") {
-      if (target.closest?.("button, input, summary, a, [role=button], [role=tab]")) return; // Space presses what has the focus
-      event.preventDefault();
-      (state.turn ? $("#mm-end") : $("#mm-start"))?.click();
-      return;
-    }
-    const key = event.key.toLowerCase();
-    if (key === "?") { $("#mm-help")?.showModal(); return; }
-    if (/^[1-7]$/.test(key)) { $(`#mm-panel .mm-bar[data-key="${key}"]`)?.click(); return; }
-    if (KEYS[key]) { event.preventDefault(); $(KEYS[key])?.click(); }
-  });
-
-  document.addEventListener("click", (event) => {
-    // After the mouse the keys are free again; who moves by keyboard keeps the focus.
-    if (event.detail > 0) event.target.closest?.("button, [type=checkbox]")?.blur();
-    const button = event.target.closest?.("[data-page]");
-    if (!button) return;
-    const what = button.dataset.page;
-    if (what === "acknowledge") {
-      localStorage.setItem("multimood.notice", new Date().toISOString());
-      $("#mm-notice").close();
-      $("#mm-acknowledge").click();
-    } else if (what === "help") { $("#mm-help").showModal(); }
-    else if (what === "notice") { $("#mm-notice").showModal(); }
-    else if (what === "close") { button.closest("dialog").close(); }
-    else if (what === "cancel") { cancel(); }
-    else if (what === "theme") { document.body.classList.toggle("dark"); }
-  });
-
-  function ready() {
-    if (!token()) return;
-    sessionStorage.setItem("multimood.session", token());
-    mode("ready");
-    if (!localStorage.getItem("multimood.notice")) {
-      const notice = $("#mm-notice");
-      notice?.addEventListener("cancel", (event) => event.preventDefault());
-      notice?.showModal();
-    }
-  }
-
   addEventListener("pagehide", () => {
     if (state.turn) navigator.sendBeacon(`multimood/turn/${token()}`, JSON.stringify({ do: "cancel" }) + "\n");
   });
 
-  window.multimood = { start, stop, cancel, ready, state,
-    remembered: () => [sessionStorage.getItem("multimood.session") || "", localStorage.getItem("multimood.notice") || ""] };
+  window.multimood = { start, stop, cancel, state, token, mode, wait };
 })();

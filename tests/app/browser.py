@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,9 @@ import av
 import numpy as np
 import soundfile
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from app.build import Served
+from app.session import Session
 
 FLAGS = (
     "--no-sandbox",
@@ -94,5 +96,9 @@ class Visitor:
         self.page.wait_for_selector("#mm-accept[disabled]")
 
 
-def chromium_version(executable: str) -> str:
-    return subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+def session_of(visitor: Visitor, served: Served) -> Session:
+    session = served.sessions.find(visitor.page.evaluate("() => sessionStorage.getItem('multimood.session')"))
+    assert session is not None
+    return session
+
+

@@ -1,19 +1,28 @@
-"""A real engine on a tiny model for the session's logic, and a checkpoint for the browser."""
+"""A real engine on a tiny model for the session's logic; the app on a real checkpoint, and devices, for the browser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
+from app.build import Served, serving
+from app.demo import demo_turn, draw_face
 from app.session import Session
 from app.sessions import Sessions
 from app.worker import Worker
+from multimood_core import registry
+from multimood_core.config import MultiMoodConfig
 from multimood_core.engine import Engine
 from multimood_core.records import CheckpointId
 from multimood_core.registry import Calibration, Checkpoint
+from tests.app.browser import write_camera, write_microphone
 from tests.multimood_core.tiny import tiny_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +50,33 @@ def session(sessions: Sessions) -> Session:
     session = sessions.open()
     session.acknowledge()
     return session
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app on an installed checkpoint, or on one with untrained projectors around the real language model."""
+    names = registry.available()
+    folder: str | Path = registry.DEFAULT if registry.DEFAULT in names else names[0] if names else ""
+    if not folder:
+        folder = tmp_path_factory.mktemp("untrained")
+        settings = yaml.safe_load((REPOSITORY / "train" / "configs" / "model_mini.yaml").read_text())
+        model, _ = registry.build_embedded(MultiMoodConfig(**settings))
+        registry.save(folder, model, registry.Calibration(), {"about": "untrained, for tests"})
+    engine = Engine(folder, language="en")
+    engine.transcriber.load()
+    with serving(engine, port=0) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A drawn face, and the demo's first sentence with three seconds of quiet after it, in a loop."""
+    folder = tmp_path_factory.mktemp("devices")
+    spoken = demo_turn(0).waveform
+    assert spoken is not None
+    sound = np.concatenate([spoken.samples, np.zeros(3 * spoken.rate, np.float32)])
+    images = [draw_face(-0.6, 0.4, i / 10) for i in range(40)]
+    return write_camera(folder / "camera.y4m", images), write_microphone(folder / "microphone.wav", sound, spoken.rate)
 
 
 def settled(session: Session, seconds: float = 60.0) -> Session:

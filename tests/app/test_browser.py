@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-import yaml
 
-from app.build import Served, serving
-from app.demo import demo_turn, draw_face
+from app.build import Served
 from app.exchange import Exchange
-from app.session import Session
-from multimood_core import registry
-from multimood_core.config import MultiMoodConfig
-from multimood_core.engine import Engine
 from multimood_core.labels import EMOTIONS
 from multimood_core.media import resample
-from tests.app.browser import Visitor, browser, write_camera, write_microphone
+from tests.app.browser import Visitor, browser, session_of, write_camera, write_microphone
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-REPOSITORY = Path(__file__).resolve().parents[2]
 WATCH = """() => { window.seen = {replies: []}; const look = () => {
   const now = performance.now(), first = (name, is) => { if (is && !(name in seen)) seen[name] = now; };
   const words = document.querySelector('#mm-now .mm-words');
@@ -38,39 +30,6 @@ WATCH = """() => { window.seen = {replies: []}; const look = () => {
   if (text && text !== seen.replies.at(-1)) seen.replies.push(text); };
   const all = {subtree: true, childList: true, characterData: true};
   new MutationObserver(look).observe(document.querySelector('#mm-room'), all); }"""
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The app on an installed checkpoint, or on one with untrained projectors around the real language model."""
-    names = registry.available()
-    folder: str | Path = registry.DEFAULT if registry.DEFAULT in names else names[0] if names else ""
-    if not folder:
-        folder = tmp_path_factory.mktemp("untrained")
-        settings = yaml.safe_load((REPOSITORY / "train" / "configs" / "model_mini.yaml").read_text())
-        model, _ = registry.build_embedded(MultiMoodConfig(**settings))
-        registry.save(folder, model, registry.Calibration(), {"about": "untrained, for tests"})
-    engine = Engine(folder, language="en")
-    engine.transcriber.load()
-    with serving(engine, port=0) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A drawn face, and the demo's first sentence with three seconds of quiet after it, in a loop."""
-    folder = tmp_path_factory.mktemp("devices")
-    spoken = demo_turn(0).waveform
-    assert spoken is not None
-    sound = np.concatenate([spoken.samples, np.zeros(3 * spoken.rate, np.float32)])
-    images = [draw_face(-0.6, 0.4, i / 10) for i in range(40)]
-    return write_camera(folder / "camera.y4m", images), write_microphone(folder / "microphone.wav", sound, spoken.rate)
-
-
-def session_of(visitor: Visitor, served: Served) -> Session:
-    session = served.sessions.find(visitor.page.evaluate("() => sessionStorage.getItem('multimood.session')"))
-    assert session is not None
-    return session
 
 
 def assert_nothing_lost(visitor: Visitor, exchange: Exchange) -> None:
