@@ -60,7 +60,7 @@ def read_start(model: MultiMoodForConditionalGeneration, ids: list[int], media: 
     """Read a prompt's first tokens with the media that stand among them."""
     cache = DynamicCache(config=model.config.text_config)
     with torch.inference_mode():
-        model.model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **media)
+        model.model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True, **media)
     return PromptStart(ids, cache, frozenset(media))
 
 
@@ -108,8 +108,14 @@ class AnswerDecoder:
 
     def _feed(self, ids: Tensor, media: dict[str, Tensor] | None = None) -> Tensor:
         with torch.inference_mode():
-            output = self.model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **(media or {}))
-        return output.logits[0, -1].float()
+            output = self.model(
+                input_ids=ids.to(self.model.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **(media or {}),
+            )
+        return output.logits[0, -1].float().cpu()
 
     def label(self, task: str, choose: str | None = None) -> LabelPrediction:
         """Score the allowed strings of ``task`` and go on with the likeliest, or with ``choose``.
@@ -154,16 +160,16 @@ class AnswerDecoder:
         step = torch.tensor([j for chain in chains for j in range(len(chain))])
         own = (owner[:, None] == owner) & (step[:, None] >= step)
         seen = torch.cat([torch.ones(count, past, dtype=torch.bool), own], 1)
-        dtype = self.model.get_input_embeddings().weight.dtype
+        device, dtype = self.model.device, self.model.get_input_embeddings().weight.dtype
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
         with torch.inference_mode():
             logits = self.model(
-                input_ids=torch.tensor([tokens]),
-                attention_mask=mask[None, None],
-                position_ids=(past + step)[None],
+                input_ids=torch.tensor([tokens], device=device),
+                attention_mask=mask[None, None].to(device),
+                position_ids=(past + step)[None].to(device),
                 past_key_values=self.cache,
                 use_cache=True,
-            ).logits[0]
+            ).logits[0].cpu()
         self.cache.crop(-count)
         following = torch.tensor([token for value in values for token in value[1:]])
         gains = logits.float().log_softmax(-1).gather(1, following[:, None])[:, 0]

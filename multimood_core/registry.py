@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -159,6 +159,11 @@ def build_embedded(
     return model.eval(), processor
 
 
+BuildFunction = Callable[
+    [MultiMoodConfig, torch.dtype | None], tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]
+]
+
+
 def module_state(model: MultiMoodForConditionalGeneration) -> dict[str, torch.Tensor]:
     """What a checkpoint keeps beside the adapter, by name."""
 
@@ -207,8 +212,15 @@ def load_modules(model: MultiMoodForConditionalGeneration, path: Path) -> None:
     model.load_state_dict(saved, strict=False)
 
 
-def load(name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None) -> Checkpoint:
+def load(
+    name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None, build: BuildFunction = build_embedded
+) -> Checkpoint:
     """Load a checkpoint by name or folder.
+
+    Args:
+        name_or_dir: of the registry, or a folder.
+        dtype: of the language model; the processor's own when None.
+        build: makes the frozen model that the checkpoint was trained on, where that is not the embedded one.
 
     Raises:
         ModelError: no such checkpoint, or files that do not fit together.
@@ -219,7 +231,7 @@ def load(name_or_dir: str | Path = DEFAULT, dtype: torch.dtype | None = None) ->
         calibration = Calibration.load(folder / "calibration.json")
     except (OSError, ValueError, TypeError, StrictDataclassError) as cause:
         raise ModelError(f"Expected config.json and calibration.json of a checkpoint in {folder}: {cause}") from cause
-    model, processor = build_embedded(config, dtype)
+    model, processor = build(config, dtype)
     load_modules(model, folder / "modules.safetensors")
     if (folder / "adapter_config.json").is_file():
         model.add_adapter(PeftConfig.from_pretrained(str(folder)), adapter_name=ADAPTER)
