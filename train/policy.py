@@ -7,9 +7,10 @@ learns, so there is no second copy of the language model.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from multimood_core.errors import DataError, ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.registry import ADAPTER, DEFAULT, Checkpoint, load
 from multimood_core.rewards import ReplySituation, Reward, RewardFunction, embedded_rewards
+from train.base import build_base
 from train.config import load_config
 from train.loop import LoopConfig
 from train.mixture import SftConfig
@@ -37,6 +39,7 @@ class PolicyConfig(LoopConfig):
     mixture: Path = field(
         default=Path("train/configs/sft_mini.yaml"), metadata={"help": "SFT settings by which history and media are drawn"}
     )
+    root: Path | None = field(default=None, metadata={"help": "where the data sets lie; null: as the mixture says"})
     reward: str = field(default="embedded", metadata={"help": "embedded, or the folder of a trained reward model"})
     completion: str = field(default="reply", metadata={"help": f"what the policy is rewarded for: {' or '.join(COMPLETIONS)}"})
     prompts: int = field(default=4, metadata={"help": "prompts a step, over all processes"})
@@ -48,21 +51,28 @@ class PolicyConfig(LoopConfig):
     clip: float = field(default=0.2, metadata={"help": "the probability ratio's clipping range (paper: 0.2)"})
 
 
-def read_mixture(path: Path) -> SftConfig:
-    """The settings of supervised fine-tuning from YAML."""
-    return load_config(SftConfig, ["--config", str(path)])[0]
+def read_mixture(path: Path, root: Path | None = None) -> SftConfig:
+    """The settings of supervised fine-tuning from YAML; ``root`` says where the data sets lie, if not as they say."""
+    mixture = load_config(SftConfig, ["--config", str(path)])[0]
+    return replace(mixture, root=root) if root else mixture
 
 
-def load_policy(name_or_dir: str | Path) -> Checkpoint:
-    """The parent with its adapter in two copies: one frozen, the reference, and one in float32, all that is trained.
+def load_parent(name_or_dir: str | Path, mixture: SftConfig) -> Checkpoint:
+    """A fine-tuned checkpoint on the base that ``mixture`` names, its adapter alone trained, and in float32.
 
     Raises:
         DataError: the checkpoint has no adapter to train.
     """
-    checkpoint = load(name_or_dir)
+    checkpoint = load(name_or_dir, build=lambda config, dtype: build_base(mixture, config))
     if not getattr(checkpoint.model, "_hf_peft_config_loaded", False):
         raise DataError(f"Expected a checkpoint with an adapter, but {checkpoint.folder} has none. Run train.sft first.")
     train_adapter(checkpoint.model)
+    return checkpoint
+
+
+def load_policy(name_or_dir: str | Path, mixture: SftConfig) -> Checkpoint:
+    """The parent with its adapter in two copies: one that learns, and the frozen reference."""
+    checkpoint = load_parent(name_or_dir, mixture)
     add_reference(checkpoint.model)
     return checkpoint
 
@@ -78,7 +88,9 @@ def train_adapter(model: MultiMoodForConditionalGeneration) -> None:
 
 def add_reference(model: MultiMoodForConditionalGeneration) -> None:
     """Keep a frozen copy of the adapter beside it."""
-    model.add_adapter(model.peft_config[ADAPTER], adapter_name=REFERENCE)
+    with warnings.catch_warnings():  # PEFT asks whether two adapters are meant: they are
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        model.add_adapter(model.peft_config[ADAPTER], adapter_name=REFERENCE)
     model.set_adapter(ADAPTER)
     for name, parameter in model.named_parameters():
         if f".{ADAPTER}." in name:

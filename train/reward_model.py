@@ -39,7 +39,7 @@ from train.config import dump_config, load_config, run_command
 from train.lineage import lineage
 from train.loop import Batch, Loop, LoopConfig
 from train.mixture import CORPUS, build_task
-from train.policy import read_mixture, train_adapter
+from train.policy import load_parent, read_mixture
 from train.rollouts import Branches, Situations, Writer, situation_of
 from train.turns import data_hash
 
@@ -57,6 +57,7 @@ class RewardModelConfig(LoopConfig):
     mixture: Path = field(
         default=Path("train/configs/sft_mini.yaml"), metadata={"help": "SFT settings by which history and media are drawn"}
     )
+    root: Path | None = field(default=None, metadata={"help": "where the data sets lie; null: as the mixture says"})
     items: int | None = field(default=None, metadata={"help": "that replies are written to, drawn at random; null: all"})
     candidates: int = field(default=4, metadata={"help": "replies of the policy to each item"})
     likeness: float = field(default=0.3, metadata={"help": "ROUGE-L from which a reply is too like the real one (paper: 0.3)"})
@@ -339,14 +340,14 @@ def write_pairs(config: RewardModelConfig, resume: bool, policy: Checkpoint, sit
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, args = load_config(RewardModelConfig, argv, __doc__ or "")
-    mixture, policy = read_mixture(config.mixture), load(config.parent)
+    mixture = read_mixture(config.mixture, config.root)
+    policy = load_parent(config.parent, mixture)
     situations = Situations(build_task(mixture, policy.model, policy.processor))
     if args.dry_run:
         items = config.items or len(situations)
         print(json.dumps({"items": items, "replies": items * config.candidates, "epochs": config.epochs}))
         return
     pairs = write_pairs(config, args.resume, policy, situations)
-    train_adapter(policy.model)
     model = RewardModel(policy.model, policy.processor)
     answered = {one.index: situation_of(situations.task.items[one.index]) for one in pairs}
     learnt, apart = (RewardTask(config, model, answered, part) for part in split_pairs(pairs, config.held_out))

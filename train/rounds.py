@@ -121,7 +121,8 @@ def run_stage(
         build: makes its parts from the policy, the prompts and the reward.
         args: the command line's ``resume`` and ``dry_run``.
     """
-    mixture, policy = read_mixture(config.mixture), load_policy(config.parent)
+    mixture = read_mixture(config.mixture, config.root)
+    policy = load_policy(config.parent, mixture)
     situations = Situations(build_task(mixture, policy.model, policy.processor))
     parts = build(policy, situations, rewarder_of(config.reward))
     loop = Rounds(config, parts.model, len(situations), parts.task, config.out, parts.groups)
