@@ -1,4 +1,4 @@
-"""MESC, DFEW and labelled clip folders, read into the one turn format that every later stage reads.
+"""MESC, DFEW, GoEmotions and labelled clip folders, read into the one turn format that every later stage reads.
 
     python -m train.data --config train/configs/data_mini.yaml [--key=value ...] [--dry-run]
 
@@ -25,6 +25,7 @@ from multimood_core.prompts import clean_text
 from multimood_core.records import Context, Speaker
 from train.config import dump_config, load_config, run_command
 from train.files import write_file, write_whole
+from train.goemotions import read_goemotions
 from train.turns import DATA, Clip, clip_dialogue, data_root, leakage, leakage_table
 
 SPLITS: Final = ("train", "val", "test")
@@ -276,6 +277,7 @@ class DataConfig:
     clips: tuple[str, ...] = field(
         default=("ravdess_speech", "emodb", "fer2013"), metadata={"help": "folders of ROOT with labels.csv"}
     )
+    goemotions: bool = field(default=False, metadata={"help": "read ROOT/goemotions: sentences with an emotion"})
     dfew: Path | None = field(default=None, metadata={"help": "DFEW's folder"})
     fold: int = field(default=1, metadata={"help": "of DFEW, 1 to 5"})
 
@@ -304,6 +306,9 @@ def read_corpora(config: DataConfig, root: Path) -> dict[str, dict[str, list[Dia
         }
         for word, count in next(iter(splits.values())).left_out.items():
             print(f"{name}: {count} clips of {word!r} left out, which is none of the seven emotions")
+    if config.goemotions:
+        corpora["goemotions"], others = read_goemotions(root / "goemotions")
+        print(f"goemotions: {sum(others.values())} sentences left out, whose emotions are none or several of the seven")
     return corpora
 
 
@@ -327,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for corpus, splits in corpora.items():
         for split, dialogues in splits.items():
             items = sum(1 for _ in items_of(dialogues))
-            what = f"{len(dialogues)} dialogues, {items} items" if items else f"{len(dialogues)} clips"
+            what = f"{len(dialogues)} dialogues, {items} items" if items else f"{len(dialogues)} clips or sentences"
             print(f"{corpus} {split}: {what} -> {config.out / corpus / f'{split}.jsonl'}")
     leaks = leakage(corpora, root)
     print(leakage_table(leaks))

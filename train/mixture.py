@@ -1,4 +1,4 @@
-"""What supervised fine-tuning learns from: MESC's items with history and media drawn anew, and labelled clips.
+"""What supervised fine-tuning learns from: MESC's items with history and media drawn anew, labelled clips and sentences.
 
 Where this departs from the paper, and why:
 - MESC's video and sound are not released. A turn without a clip of its own is given, with the probabilities p_audio,
@@ -24,6 +24,7 @@ from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
 from multimood_core.dialogues import Dialogue, Item, items_of
+from multimood_core.errors import DataError
 from multimood_core.labels import MEDIA_EMOTIONS
 from multimood_core.model import AUDIO_MODES, VIDEO_MODES, MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
@@ -45,6 +46,7 @@ from train.turns import read_split
 
 USUAL_REPLY: Final = 24  # tokens; MESC's therapist turns have 17 on average and some hundred
 CORPUS: Final = "mesc"
+SENTENCES: Final = "goemotions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class SftConfig(MediaConfig):
     p_both: float = field(default=0.1, metadata={"help": "with both"})
     agreement: float = field(default=0.75, metadata={"help": "part of those voices and faces that show the turn's emotion"})
     clips: int = field(default=1, metadata={"help": "times that each labelled clip is seen alone, an epoch"})
+    sentences: int = field(default=0, metadata={"help": "of GoEmotions an epoch, their emotions as often as MESC's"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,32 @@ def predicted_history(dialogues: Sequence[Dialogue], folds: int = 5) -> dict[tup
     return found
 
 
+def like_proportions(
+    sentences: Sequence[Dialogue], shares: Mapping[str | None, int], count: int, rng: random.Random
+) -> list[Dialogue]:
+    """About ``count`` of the sentences, each emotion as often as in ``shares`` (depression's part goes to sadness).
+
+    A prompt without history must not teach that other emotions are usual; of an emotion with too few, all are taken.
+
+    Raises:
+        DataError: sentences are asked for and there are none.
+    """
+    if count and not sentences:
+        raise DataError(f"Expected sentences to draw {count} from, got none. Run train.data with goemotions: true.")
+    pool: dict[str | None, list[Dialogue]] = defaultdict(list)
+    for sentence in sentences:
+        pool[sentence.turns[0].emotion].append(sentence)
+    wanted = Counter[str | None]()
+    for emotion, share in shares.items():
+        wanted["sadness" if emotion == "depression" else emotion] += share
+    drawn = []
+    for emotion, share in wanted.items():
+        drawn += rng.sample(pool[emotion], min(len(pool[emotion]), round(count * share / sum(wanted.values()))))
+    return drawn
+
+
 class SftTask:
-    """MESC's items and labelled clips as samples of one mixture.
+    """MESC's items, labelled clips and sentences as samples of one mixture.
 
     Args:
         config: the mixture's settings.
@@ -119,6 +146,7 @@ class SftTask:
         processor: writes the prompts.
         dialogues: whose items are learnt.
         clips: acted voices and faces.
+        sentences: dialogues of one turn with an emotion, of which ``config.sentences`` are drawn.
         own: features of the turns' own clips, by the turn's ``media``.
     """
 
@@ -130,6 +158,7 @@ class SftTask:
         dialogues: Sequence[Dialogue],
         clips: Sequence[Sample],
         own: Mapping[str, TurnViews] | None = None,
+        sentences: Sequence[Dialogue] = (),
     ) -> None:
         self.config, self.model, self.processor, self.own = config, model, processor, own or {}
         self.items = list(items_of(dialogues))
@@ -142,10 +171,12 @@ class SftTask:
         mean = len(self.items) / len(seen)
         self.class_weight = {e: (mean / n) ** config.class_balance for e, n in seen.items()}
         rng = random.Random(config.seed)
+        self.sentences = like_proportions(sentences, seen, config.sentences, random.Random(f"{config.seed}/sentences"))
         # Drawn once for each item, since batches are made of items of about the same length.
         usual = processor.recent_turns
         self.recent = [usual if rng.random() < config.all_recent else rng.randrange(usual + 1) for _ in self.items]
-        self.lengths = [len(self.encode(i, rng, read=False).ids) for i in range(len(self.items) + len(self.clips))]
+        count = len(self.items) + len(self.clips) + len(self.sentences)
+        self.lengths = [len(self.encode(i, rng, read=False).ids) for i in range(count)]
 
     # -- samples ---------------------------------------------------------------------------------------------------
 
@@ -153,13 +184,18 @@ class SftTask:
         """One sample; ``rng`` decides on the history's labels and on the media.
 
         Args:
-            index: of the items, and after them of the clips.
+            index: of the items, after them of the clips, and after them of the sentences.
             rng: the sample's own random source.
             read: the features too; without it they have their shapes alone (on the meta device).
         """
         if index < len(self.items):
             return self._dialogue_sample(self.items[index], rng, self.recent[index], read)
-        return self._clip_sample(self.clips[index - len(self.items)], rng, read)
+        index -= len(self.items)
+        if index < len(self.clips):
+            return self._clip_sample(self.clips[index], rng, read)
+        said = self.sentences[index - len(self.clips)].turns[0]
+        lines = [(CLIENT_LINE, said.emotion, self.config.client_weight)]
+        return self._assemble(said.text, [], None, None, lines, rng, Context(), read)
 
     def history(self, item: Item, kind: str) -> list[HistoryTurn]:
         """The turns before ``item`` with ``gold``, ``none`` or ``predicted`` labels."""
@@ -340,4 +376,5 @@ def build_task(
         found = cache_of(config).turns(paths)
         names = dict.fromkeys(turn.media for dialogue in dialogues for turn in dialogue.turns if turn.media)
         own = dict(zip(names, found, strict=True))
-    return SftTask(config, model, processor, dialogues, collect(config), own)
+    sentences = read_split(SENTENCES, "train", config.data) if config.sentences and split == "train" else ()
+    return SftTask(config, model, processor, dialogues, collect(config), own, sentences)

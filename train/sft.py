@@ -13,6 +13,7 @@ import argparse
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from train.compressor import load_compressor
 from train.config import dump_config, load_config, run_command
 from train.lineage import lineage
 from train.loop import Loop
-from train.mixture import CORPUS, Encoded, SftConfig, SftTask, build_task
+from train.mixture import CORPUS, SENTENCES, Encoded, SftConfig, SftTask, build_task
 from train.plan import Plan, language_model_loss, meta_base, plan_training
 from train.turns import data_hash, read_clips, read_split
 
@@ -62,7 +63,7 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
     model, processor = meta_base(config, model_config)
     if config.checkpointing:
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    task = SftTask(config, model, processor, read_split(CORPUS, "train", config.data), [])
+    task = SftTask(replace(config, sentences=0), model, processor, read_split(CORPUS, "train", config.data), [])
     add_lora(model, config.rank, config.alpha, config.lora_dropout)
     video, audio = model_config.video_tokens(model_config.num_frames), audio_tokens(model_config)
     rng, lengths, sums = random.Random(config.seed), [], dict.fromkeys(("video", "audio", "turns", "text"), 0)
@@ -78,6 +79,7 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
         for name in names:
             clips = len(read_clips(name, "train", config.data, config.data_sets))
             lengths += [short + count] * (clips * config.clips)
+    lengths += [short] * config.sentences
     some = range(0, len(task.items), 20)
     learnt = math.ceil(sum(sum(map(bool, task.encode(i, rng).weights)) for i in some) / len(some))
     frozen = [model.model.vision_projector, model.model.audio_projector]
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.train()
     loop.run(args.resume)
     whole = loop.whole(lambda: build(config)[0])
-    corpora = [CORPUS, *config.voices, *config.faces, *config.films]
+    corpora = [CORPUS, *config.voices, *config.faces, *config.films, *([SENTENCES] if config.sentences else [])]
     parents = {"projectors": config.projectors, "compressor": config.compressor}
     if Path(config.base).is_dir():
         parents["base"] = Path(config.base)

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig
 
 from multimood_core.dialogues import Dialogue, DialogueTurn
+from multimood_core.errors import DataError
 from multimood_core.labels import EMOTIONS, MEDIA_EMOTIONS
 from multimood_core.prompts import CLIENT_LINE, RESPONSE_LINE, STRATEGY_LINE, THERAPIST_LINE
 from multimood_core.registry import ADAPTER
 from tests.multimood_core.tiny import tiny_model
 from train.loop import Loop, row_rngs
-from train.mixture import USUAL_REPLY, Encoded, SftConfig, SftTask, predicted_history
+from train.mixture import USUAL_REPLY, Encoded, SftConfig, SftTask, like_proportions, predicted_history
 from train.projectors import Sample
 
 WORDS = ("alone", "angry", "tired", "lost", "calm", "happy", "afraid")
@@ -58,6 +61,40 @@ def make_task(**settings: object) -> SftTask:
 @pytest.fixture(scope="module")
 def task() -> SftTask:
     return make_task()
+
+
+def sentences(*emotions: str) -> list[Dialogue]:
+    return [Dialogue(f"s{i}", "train", (DialogueTurn("client", f"sentence {i}", e),)) for i, e in enumerate(emotions)]
+
+
+def test_sentences_teach_the_clients_emotion_alone() -> None:
+    model, processor = tiny_model()
+    config = dataclasses.replace(SftConfig(), sentences=14)
+    task = SftTask(config, model, processor, dialogues(), clips(), sentences=sentences(*EMOTIONS * 3))
+    assert len(task.sentences) > 7
+    assert len(task.lengths) == len(task.items) + len(task.clips) + len(task.sentences)
+    for i, sentence in enumerate(task.sentences):
+        sample = task.encode(len(task.items) + len(task.clips) + i, random.Random(0))
+        shown = processor.tokenizer.decode(sample.ids)
+        assert sentence.turns[0].text in shown
+        assert shown.endswith(f"{CLIENT_LINE} {sentence.turns[0].emotion}")
+        assert set(sample.lines) == {-1, 0}
+        assert sample.audio is sample.video is None
+    assert torch.isfinite(task.loss([len(task.items) + len(task.clips)], random.Random(0))["loss"])
+
+
+@given(st.integers(0, 60), st.integers(0, 1000))
+def test_sentences_are_drawn_in_the_dialogues_proportions(count: int, seed: int) -> None:
+    pool = sentences(*["joy", "fear", "sadness", "neutral"] * 60)
+    shares: dict[str | None, int] = {"joy": 1, "sadness": 1, "depression": 1, "neutral": 3}
+    found = Counter(d.turns[0].emotion for d in like_proportions(pool, shares, count, random.Random(seed)))
+    assert found == Counter({e: n for e in found if (n := round(count * {"joy": 1, "sadness": 2, "neutral": 3}[e] / 6))})
+    assert abs(found.total() - count) <= 2
+
+
+def test_sentences_that_are_not_there_are_asked_for_by_name() -> None:
+    with pytest.raises(DataError, match=r"goemotions: true"):
+        like_proportions([], {"joy": 1}, 5, random.Random(0))
 
 
 def text_of(task: SftTask, ids: list[int]) -> str:
