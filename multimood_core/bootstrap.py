@@ -20,7 +20,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A statistic with its 95 % interval."""
+    """A statistic with its 95 % interval; NaN where it is not defined, as a correlation of what does not vary."""
 
     value: float
     low: float
@@ -64,7 +64,10 @@ def resamples(groups: Sequence[str], samples: int = SAMPLES, seed: int = 0) -> n
 def interval(statistic: Statistic, weights: np.ndarray) -> Interval:
     """The statistic on all items and its percentile interval over ``weights`` (samples, items)."""
     value = float(statistic(np.ones((1, weights.shape[1])))[0])
-    low, high = np.nanquantile(statistic(weights), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    values = statistic(weights)
+    if np.isnan(values).all():
+        return Interval(value, np.nan, np.nan)
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
 
 

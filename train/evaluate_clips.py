@@ -26,9 +26,9 @@ _ROW: Final = ("accuracy", "weighted_f1", "macro_f1", "uar")
 
 
 def row_of(truth: Sequence[str], predicted: Sequence[str | None]) -> dict[str, float]:
-    """The four scores that stand in every table."""
+    """The four scores that stand in every table, and n."""
     scores = classification_scores(truth, predicted)
-    return {key: getattr(scores, key) for key in _ROW}
+    return {key: getattr(scores, key) for key in (*_ROW, "n")}
 
 
 def is_dfew(folder: Path) -> bool:

@@ -20,10 +20,11 @@ from train.config import run_command
 
 def write_reports(report: Mapping[str, Any], path: Path) -> None:
     """The Markdown and HTML documents of the report that stands at ``path``."""
-    _write(list(comparison(report) if "first" in report else document(report)), path)
+    write_blocks(list(comparison(report) if "first" in report else document(report)), path)
 
 
-def _write(blocks: Sequence[Block], path: Path) -> None:
+def write_blocks(blocks: Sequence[Block], path: Path) -> None:
+    """The blocks as Markdown with its figures, and as HTML, beside ``path``."""
     folder = path.with_suffix(".figures")
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
