@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     if not is_loopback(options.host):
         print(
-            f"MultiMood has no accounts yet and shows clients' words to whoever opens it, so it serves on this computer only: "
-            f"expected --host 127.0.0.1, got {options.host}; reach it from elsewhere through an SSH tunnel.",
+            "MultiMood's Live tab has no accounts and shows clients' words to whoever opens it, so it serves on this computer "
+            f"only: expected --host 127.0.0.1, got {options.host}; reach it from elsewhere through an SSH tunnel.",
             file=sys.stderr,
         )
         return 2

@@ -38,7 +38,7 @@ export async function ask(path, body, file) {
 export const exportAddress = (number, name) => `${BASE}study/${number}/export/${name}`;
 
 export function show(...children) {
-  root().replaceChildren(h("p", { id: "mm-studies-message", role: "status", "aria-live": "polite" }), ...children);
+  root().replaceChildren(h("p", { id: "mm-studies-message", role: "status", "aria-live": "polite" }), ...children.flat().filter(Boolean));
 }
 
 export function say(text, bad = false) {

@@ -131,7 +131,7 @@ async function raters(about, again) {
       h("tbody", {}, about.raters.map((r) => h("tr", {}, h("td", {}, r.code), h("td", {}, r.name || "–"), h("td", {}, String(r.judged)), h("td", {}, String(r.open)), h("td", {}, String(r.declined)), h("td", {}, String(r.distressed)), h("td", {}, gate(r)),
         h("td", {}, r.removed ? "left" : about.imported ? "" : [button("Give back open items", act(r, "release")), button("Remove", act(r, "remove"))])))))),
       about.imported ? null : h("div", { class: "mm-inline" }, button("Invite a new annotator", async () => { link.value = invitationLink((await ask("invite", { role: "annotator", study: about.id })).token); link.select(); }, "mm-solid", { id: "mm-invite" }), link),
-      about.imported ? null : h("div", { class: "mm-inline" }, who, button("Add this account", async () => { if (who.value) { await ask(`study/${about.id}/raters`, { account: +who.value }); await again(); } })))];
+      about.imported || !who.options.length ? null : h("div", { class: "mm-inline" }, who, button("Add this account", async () => { if (who.value) { await ask(`study/${about.id}/raters`, { account: +who.value }); await again(); } })))];
 }
 
 async function findings(about) {

@@ -28,6 +28,7 @@ _PATTERNS: Final = tuple(
         (r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|weg|platz|gasse)\s+\d+\w?\b", "[street]"),
     )
 )  # fmt: skip
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # no text's; PostgreSQL refuses the first of them
 _TITLED: Final = re.compile(rf"\b(Mr|Mrs|Ms|Miss|Dr|Prof|Herr|Frau)(\.?)\s+{_NAME}")
 _INTRODUCED: Final = re.compile(rf"\b((?i:my name is|my name's|call me|ich heiße|mein Name ist))\s+{_NAME}")
 
@@ -39,6 +40,7 @@ def deidentified(text: str, names: Iterable[str] = ()) -> str:
         text: what somebody said.
         names: further names to take out, whole words in any case.
     """
+    text = _CONTROL.sub("", text)
     for pattern, shown in _PATTERNS:
         text = pattern.sub(shown, text)
     text = _TITLED.sub(r"\1\2 [name]", text)

@@ -84,9 +84,10 @@ def _read_line(line: str, criteria: tuple[Criterion, ...]) -> NewItem:
         gold = verdicts_of(raw["gold"], criteria)
     kind: Kind = "official" if gold is None else "practice" if raw.get("practice") else "gate"
     emotion, strategy = _label(raw, "emotion", EMOTIONS), _label(raw, "strategy", STRATEGIES)
+    texts = {name.replace("\x00", "").strip(): text.strip() for name, text in responses.items()}
     return NewItem(
         text_of(raw, "id", 200, 1), kind, text_of(raw, "problem"), text_of(raw, "situation"), _turns(raw.get("turns")), emotion,
-        strategy, {name.strip(): text.strip() for name, text in responses.items()}, gold, text_of(raw, "note"),
+        strategy, texts, gold, text_of(raw, "note"),
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class People:
             SignInError: they do not belong together, or the account is disabled.
             TooManyError: too many failures of this name or address.
         """
-        folded, at = _fold(name), self._clock()
+        folded, at = _fold(name)[:64], self._clock()
         self._require_patience(folded, address, at)
         with self._store.read() as connection:
             row = connection.execute(select(account).where(account.c.name == folded)).first()
@@ -263,7 +263,7 @@ class People:
 
 
 def _fold(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).strip().casefold()
+    return unicodedata.normalize("NFKC", name).replace("\x00", "").strip().casefold()
 
 
 def _digest(token: str) -> str:

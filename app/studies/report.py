@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -67,13 +68,15 @@ def percent(value: float | None) -> str:
 
 
 def dots(rows: list[tuple[str, Mapping[str, Any]]]) -> str:
-    """Values from -0.2 to 1 as dots with their intervals, one row each; what has no value says why."""
+    """Values up to 1 as dots with their intervals, one row each; what has no value says so."""
     height = _ROW * len(rows) + 28
-    x = {value: _LEFT + (value + 0.2) / 1.2 * (_WIDTH - _LEFT - 64) for value in (0, 0.2, 0.4, 0.6, 0.8, 1)}
+    lowest = min([0.0, *(v for _, row in rows for v in (row["value"], row["low"]) if v is not None)])
+    begin = math.floor(5 * lowest) / 5  # the axis shows all of every interval
 
     def at(value: float) -> float:
-        return _LEFT + (max(-0.2, min(1.0, value)) + 0.2) / 1.2 * (_WIDTH - _LEFT - 64)
+        return _LEFT + (value - begin) / (1 - begin) * (_WIDTH - _LEFT - 64)
 
+    x = {tick / 5: at(tick / 5) for tick in range(round(5 * begin), 6)}
     parts = [f'<line class="mm-lane" x1="{v:.1f}" x2="{v:.1f}" y1="4" y2="{height - 20}"/><text x="{v:.1f}" y="{height - 6}" '
              f'text-anchor="middle">{k:g}</text>' for k, v in x.items()]  # fmt: skip
     for i, (name, value) in enumerate(rows):

@@ -89,6 +89,12 @@ def test_an_unknown_name_is_refused_and_locked_like_a_known_one(scene: Scene) ->
     assert len(texts) == 1
 
 
+@pytest.mark.parametrize("name", ["\x00", "x" * 5000, "'; DROP TABLE account; --", "\U0001f600"])
+def test_any_name_is_refused_in_the_same_words(scene: Scene, name: str) -> None:
+    with pytest.raises(SignInError, match="do not belong"):
+        scene.people.sign_in(name, "wrong password", "there")
+
+
 def test_an_address_that_tries_many_names_is_slowed_down(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ADDRESS_LIMIT", 6)
     for i in range(6):
