@@ -26,7 +26,7 @@ from app.studies.assignment import Desk, Work
 from app.studies.errors import AbsentError, InputError, RefusedError, SignInError, StudyError
 from app.studies.guidelines import CRITERIA
 from app.studies.items import read_dialogue_upload, read_upload
-from app.studies.lookup import criteria_in, led_study, rater_row, settings_in, study_row
+from app.studies.lookup import criteria_in, led_study
 from app.studies.overview import listed, overview, preview
 from app.studies.people import LEADERS, RATERS, ROLES, SESSION_SECONDS, People, Person
 from app.studies.records import REASONS, Submission, as_plain, criteria_of, expect, integer_of, settings_of, text_of
@@ -409,11 +409,7 @@ class StudyApi:
     # -- a rater's -------------------------------------------------------------------------------------------------
 
     def _next(self, call: Call) -> Any:
-        with self.parts.store.read() as connection:
-            rater_row(connection, call.person, call.study)
-            settings = settings_in(study_row(connection, call.study))
-        about = {"break_minutes": settings.break_minutes, "support": settings.support, "gate_kappa": settings.gate_kappa}
-        return _work(self.parts.desk.next(call.person, call.study)) | about
+        return _work(self.parts.desk.next(call.person, call.study))
 
     def _previous(self, call: Call) -> Any:
         before = call.query.get("before", "")
@@ -434,7 +430,8 @@ class StudyApi:
 
 
 def _work(work: Work) -> dict[str, Any]:
-    return asdict(work) | {"criteria": [as_plain(c) for c in work.criteria]}
+    plain = asdict(work)
+    return plain | plain.pop("about") | {"criteria": [as_plain(c) for c in work.criteria]}
 
 
 def _credentials(call: Call) -> tuple[str, str]:

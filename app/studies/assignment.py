@@ -47,6 +47,7 @@ class Work:
     last_gate: Mapping[str, Any] | None = None
     criteria: tuple[Criterion, ...] = field(default=())
     guideline_version: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,11 @@ class Desk:
             task = None
             if row.state == "open":
                 task = self._take(connection, place.id, study_id, settings, criteria, phase, number)
+        with self._store.read() as connection:  # counting needs no lock
             progress = _progress(connection, place.id, study_id, settings, phase, number)
         shown = "closed" if row.state != "open" else "done" if task is None else phase
-        return Work(shown, number, *progress, task, last, criteria, version)
+        about = {"break_minutes": settings.break_minutes, "support": settings.support, "gate_kappa": settings.gate_kappa}
+        return Work(shown, number, *progress, task, last, criteria, version, about)
 
     def previous(self, person: Person, study_id: int, before: int | None) -> Mapping[str, Any]:
         """The pair that the rater judged before assignment ``before``, or last, with their verdicts, to be judged anew.

@@ -1,7 +1,7 @@
 """How fast a large study is: ``python -m tests.benchmarks.study_speed [DATABASE_URL]`` prints two rows.
 
-A study of 10,000 items with two systems and 20 raters who judge at once over HTTP, each with a second between two requests
-for an item (people take ten times as long), and the agreement over 50,000 judgments of five criteria.
+A study of 10,000 items with two systems and 20 raters who judge at once over HTTP, each with two seconds between two requests
+for an item (people take five times as long and more), and the agreement over 50,000 judgments of five criteria.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from tests.app.studies.serve import no_model
 
 RATERS, ITEMS = 20, 10_000
 JUDGMENTS = 50_000
-THINKING = 1.0  # seconds between two items of one rater
+THINKING = 2.0  # seconds between two items of one rater, on average
 
 
-def next_item(url: str, seconds: float = 20.0) -> np.ndarray:
+def next_item(url: str, seconds: float = 30.0) -> np.ndarray:
     """Milliseconds (n,) from the request for the next item to its arrival, over all raters."""
     store = Store(url)
     scene = Scene(store, People(store, hasher=PasswordHasher(1, 8, 1)))
