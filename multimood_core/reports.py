@@ -89,6 +89,8 @@ def document(report: Mapping[str, Any]) -> Iterator[Block]:
     yield from _labels(report)
     if report.get("responses"):
         yield from _replies(report)
+    if report.get("rewards"):
+        yield from _rewards(report["rewards"])
     if report.get("folds"):
         yield Heading("Folds")
         yield Table(
@@ -213,6 +215,27 @@ def _replies(report: Mapping[str, Any]) -> Iterator[Block]:
 def _reply_row(name: str, scores: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
     counts = (str(scores[key]) for key in ("n", "n_missing", "n_unparsed"))
     return (name, *counts, *(_percent(scores[key]) if key in scores else "" for key in keys), f"{scores['words']:.1f}")
+
+
+def _rewards(rewards: Mapping[str, Any]) -> Iterator[Block]:
+    yield Heading("Rewards of the replies")
+    names, systems = list(rewards["parts"]), {"this system": rewards["parts"]} | rewards["baselines"]
+    yield Table(
+        ("part", "n", "missing", *systems),
+        [
+            (
+                name,
+                str(rewards["parts"][name]["n"]),
+                str(rewards["parts"][name]["n_missing"]),
+                *(f"{parts[name]['mean']:.3f}" if "mean" in parts[name] else "" for parts in systems.values()),
+            )
+            for name in names
+        ],
+    )
+    shown = {n: (row["mean"], *row["interval"]) for n, row in rewards["parts"].items() if "mean" in row}
+    yield Picture(
+        "rewards", "Reward of the replies and its parts, with 95 % intervals.", figures.intervals(shown, "mean")
+    )
 
 
 def _ablations(report: Mapping[str, Any]) -> Iterator[Block]:

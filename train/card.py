@@ -64,6 +64,13 @@ Each block is one command's output; the trivial baselines stand below the model.
 """
 
 
+def _without_items(report: Any) -> Any:
+    """A report without what it says of single items, its own and its replies'."""
+    if not isinstance(report, dict):
+        return report
+    return {key: _without_items(value) for key, value in report.items() if key != "items"}
+
+
 def _training(lineage: dict[str, Any]) -> str:
     """Commands, steps and what has to be known of the run, from ``lineage.json``."""
     lines = [f"- `{command}`" for command in lineage.get("commands", ())]
@@ -79,11 +86,19 @@ def _block(report: dict[str, Any], command: str) -> str:
         for name, row in rows.items():
             figures = " | ".join(f"{100 * row[key]:.2f}" for key in ("accuracy", "weighted_f1", "macro_f1", "uar"))
             lines.append(f"| {task.replace('_', ' ')} | {name} | {figures} |")
+    if replies := report.get("responses"):
+        lines += ["\n| reply | " + " | ".join(_REPLIES.values()) + " |", "|---" * (1 + len(_REPLIES)) + "|"]
+        for name, row in {"**this checkpoint**": replies, **replies["baselines"]}.items():
+            lines.append(f"| {name} | {' | '.join(f'{100 * row[key]:.2f}' if key in row else '' for key in _REPLIES)} |")
     low, high = report["tasks"]["client_emotion"]["accuracy_interval"]
     lines.append(f"\n95 % interval of the client emotion's accuracy: {100 * low:.1f} to {100 * high:.1f}.")
     return "\n".join(lines)
 
 
+_REPLIES: Final = {
+    "bleu2_released": "BLEU-2 as released", "bleu2": "BLEU-2", "rouge_l": "ROUGE-L", "meteor_stem": "METEOR, no synonyms",
+    "bertscore/roberta-large": "BERTScore", "tokenscore/minilm": "token score, MiniLM",
+}  # fmt: skip
 _MARKS: Final = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -104,6 +119,17 @@ def tables(reports: Sequence[dict[str, Any]]) -> str:
             ]
             command = f"`{report['command']}`" if tasks is report["tasks"] else ""
             lines.append(f"| {command} | {name} | {report['n']} | {' | '.join(cells)} |")
+    if answered := [report for report in dialogues if report.get("responses")]:
+        lines += [
+            "\nReplies on the same items:\n",
+            f"| command | system | n | {' | '.join(_REPLIES.values())} |",
+            "|---" * (3 + len(_REPLIES)) + "|",
+        ]
+        for report in answered:
+            for name, row in {"**mini-sft**": report["responses"], **report["responses"]["baselines"]}.items():
+                figures = " | ".join(f"{100 * row[key]:.2f}" if key in row else "" for key in _REPLIES)
+                command = f"`{report['command']}`" if row is report["responses"] else ""
+                lines.append(f"| {command} | {name} | {row['n']} | {figures} |")
     lines += [
         "\nVoice or face alone, people never trained on, recall averaged over the classes (UAR):\n",
         "| command | n | mini-sft | majority class |",
@@ -125,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (folder / "reports").mkdir(exist_ok=True)
     blocks, reports = [], []
     for path in args.reports:
-        report = {k: v for k, v in json.loads(path.read_text()).items() if k != "items"}
+        report = _without_items(json.loads(path.read_text()))
         (folder / "reports" / path.name).write_text(json.dumps(report, indent=1) + "\n")
         reports.append(report)
         blocks.append(_block(report, report["command"]))

@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ from multimood_core.evaluation import (
 )
 from multimood_core.journal import Journal
 from multimood_core.registry import DEFAULT
+from multimood_core.reward_scores import score_rewards
+from multimood_core.rewards import embedded_rewards
 from multimood_core.systems import CheckpointSystem, Expressions, Perception, SmesSystem, ZeroShotSystem, calls_of
 from multimood_core.text_metrics import TokenMatcher, token_matchers
 from train.ablations import ABLATIONS, Variant, reason_not_to_run
@@ -203,6 +206,7 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine | None) -> dict[str, 
     labels = label_baselines(train, test, args.protocol == "gold-history")
     replies = reply_baselines(train, test) if args.responses else {}
     matchers = token_matchers() if args.responses else []
+    rewards = embedded_rewards() if args.rewards else None
     media = any(item.client.media for item in test)
     calls: dict[str, Any] = {}
 
@@ -211,7 +215,12 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine | None) -> dict[str, 
         results = evaluate_system(args, system, dialogues, given, variant.name)
         if (used := calls_of(system)) is not None:
             calls[variant.name or "all"] = used
-        return {"system": system.name} | score_run(results, labels, replies, matchers)
+        scored = {"system": system.name} | score_run(results, labels, replies, matchers)
+        if rewards:
+            scored["rewards"] = score_rewards(rewards, test, [r.response for r in results])
+            others = {baseline: score_rewards(rewards, test, rows)["parts"] for baseline, rows in replies.items()}
+            scored["rewards"]["baselines"] = others
+        return scored
 
     head = {
         "data": name,
@@ -251,7 +260,16 @@ def _command(args: argparse.Namespace) -> str:
     if mesc or args.data.endswith(".jsonl"):
         words += ["--protocol", args.protocol]
         words += ["--rate", str(args.rate)] if args.protocol == "corrected-history" else []
-    for flag in ("no_context", "transcribe", "held_out", "responses", "smes", "descriptions", "no_descriptions"):
+    for flag in (
+        "no_context",
+        "transcribe",
+        "held_out",
+        "responses",
+        "rewards",
+        "smes",
+        "descriptions",
+        "no_descriptions",
+    ):
         words += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
     words += ["--no-video"] if not args.video else []
     words += ["--no-audio"] if not args.audio else []
@@ -299,6 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("--limit", type=int, help="dialogues or clips at the most, for a quick look")
     said = parser.add_argument_group("what is asked")
     said.add_argument("--responses", action="store_true", help="the reply too (the fourth task), with its scores")
+    said.add_argument("--rewards", action="store_true", help="the replies' reward and its parts, without any endpoint")
     said.add_argument("--temperature", type=float, default=0.0, help="of the reply; 0 takes the likeliest token")
     said.add_argument("--max-tokens", type=int, default=Sampling().max_tokens, help="of the reply")
     said.add_argument("--seed", type=int, default=0)
@@ -329,6 +348,18 @@ def _compare(paths: Sequence[Path], out: Path | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
+    try:
+        _run(parser, args)
+    except KeyboardInterrupt:
+        if args.out and args.data:
+            print(
+                f"\nStopped. What was done is kept beside {args.out}; the same command goes on with it.",
+                file=sys.stderr,
+            )
+        raise
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.compare:
         _compare(args.compare, args.out)
         return
@@ -338,6 +369,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError("Expected --llm or --endpoint, got both.")
     if args.smes and not (args.llm or args.endpoint):
         raise DataError("SMES is a way to ask a language model: name it with --llm or --endpoint.")
+    if args.rewards and not args.responses:
+        raise DataError("Rewards are of replies: ask for them with --responses.")
     dialogues = args.data == "mesc" or args.data.endswith(".jsonl")
     # A language model needs the towers only where turns have clips.
     needed = not (args.llm or args.endpoint) or not dialogues or args.data.endswith(".jsonl")

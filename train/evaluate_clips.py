@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,14 +15,15 @@ from tqdm import tqdm
 
 from multimood_core.engine import Engine
 from multimood_core.errors import MultiMoodError
-from multimood_core.evaluation import evaluate_turn, score_labels
+from multimood_core.evaluation import ItemResult, evaluate_turn, score_labels
+from multimood_core.journal import Journal
 from multimood_core.media import read_turn
 from multimood_core.metrics import classification_scores, majority_class
 from multimood_core.records import LabelPrediction
 from train.data import HELD_OUT_SPEAKERS, ClipFolder, read_clip_folder, read_dfew
-from train.turns import Clip
 
 DFEW_FOLDS: Final = range(1, 6)
+_TASK: Final = "client_emotion"
 _ROW: Final = ("accuracy", "weighted_f1", "macro_f1", "uar")
 
 
@@ -45,7 +47,7 @@ def evaluate_folder(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
         apart = HELD_OUT_SPEAKERS.get(folder.name, set())
         clips = tuple(clip for clip in clips if clip.speaker in apart)
     clips = clips[: args.limit] if args.limit else clips
-    return {"data": str(folder.name)} | _evaluate(engine, ClipFolder(clips, labelled.left_out), folder, args.transcribe)
+    return {"data": str(folder.name)} | _evaluate(args, engine, ClipFolder(clips, labelled.left_out))
 
 
 def evaluate_dfew(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
@@ -55,11 +57,11 @@ def evaluate_dfew(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
     for fold in DFEW_FOLDS:
         test = read_dfew(folder, fold)["test"]
         clips = test.clips[: args.limit] if args.limit else test.clips
-        folds[str(fold)] = _evaluate(engine, ClipFolder(clips, test.left_out), folder, args.transcribe)
+        folds[str(fold)] = _evaluate(args, engine, ClipFolder(clips, test.left_out), fold)
     every = [item | {"id": f"{fold}/{item['id']}"} for fold, report in folds.items() for item in report["items"]]
     labels = [None if item["predicted"] is None else LabelPrediction(**item["predicted"]) for item in every]
     truth = [item["truth"] for item in every]
-    mean = {key: float(np.mean([f["tasks"]["client_emotion"][key] for f in folds.values()])) for key in _ROW}
+    mean = {key: float(np.mean([f["tasks"][_TASK][key] for f in folds.values()])) for key in _ROW}
     common = majority_class(truth)
     scores = score_labels(truth, labels, [item["group"] for item in every], sum(p is None for p in labels))
     return {
@@ -68,38 +70,53 @@ def evaluate_dfew(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
         "n": len(every),
         "n_left_out": folds["1"]["n_left_out"],
         "n_unreadable": dict(sum((Counter(report["n_unreadable"]) for report in folds.values()), Counter())),
-        "tasks": {"client_emotion": scores | mean},
-        "folds": {
-            fold: {key: report["tasks"]["client_emotion"][key] for key in (*_ROW, "n")}
-            for fold, report in folds.items()
-        },
-        "baselines": {"majority": {"client_emotion": row_of(truth, [common] * len(truth))}},
+        "tasks": {_TASK: scores | mean},
+        "folds": {fold: {key: report["tasks"][_TASK][key] for key in (*_ROW, "n")} for fold, report in folds.items()},
+        "baselines": {"majority": {_TASK: row_of(truth, [common] * len(truth))}},
         "items": every,
     }
 
 
-def _evaluate(engine: Engine, labelled: ClipFolder, folder: Path, transcribe: bool) -> dict[str, Any]:
-    results: list[tuple[Clip, LabelPrediction | None]] = []
+def _evaluate(args: argparse.Namespace, engine: Engine, labelled: ClipFolder, fold: int = 0) -> dict[str, Any]:
+    folder, journal = Path(args.data), None
+    if args.out:
+        settings = {
+            "data": folder.name,
+            "fold": fold,
+            "transcribe": args.transcribe,
+            "checkpoint": asdict(engine.checkpoint.id),
+        }
+        ending = f".fold{fold}.partial.jsonl" if fold else ".partial.jsonl"
+        journal = Journal(args.out.with_name(args.out.name + ending), settings)
+    results: list[ItemResult] = []
     unreadable = Counter[str]()
-    for clip in tqdm(labelled.clips, desc=folder.name):
+    for clip in tqdm(labelled.clips, desc=folder.name + (f", fold {fold}" if fold else "")):
+        name = str(clip.path.relative_to(folder))
+        if journal and name in journal.known:
+            results.append(journal.known[name])
+            continue
+        started, predicted = time.monotonic(), dict[str, LabelPrediction]()
         try:
-            results.append((clip, evaluate_turn(engine, read_turn(clip.path), transcribe)))
+            predicted[_TASK] = evaluate_turn(engine, read_turn(clip.path), args.transcribe)
         except MultiMoodError as error:
             unreadable[str(error)[:80]] += 1
-            results.append((clip, None))
-    truth, labels = [clip.emotion for clip, _ in results], [p for _, p in results]
-    names = [str(clip.path.relative_to(folder)) for clip, _ in results]
-    groups = [clip.speaker or name for (clip, _), name in zip(results, names, strict=True)]
+        seconds = time.monotonic() - started
+        results.append(ItemResult(name, {_TASK: clip.emotion}, predicted, seconds, missing=not predicted))
+        if journal:
+            journal.add(results[-1])
+    truth, labels = [clip.emotion for clip in labelled.clips], [r.predicted.get(_TASK) for r in results]
+    groups = [clip.speaker or r.id for clip, r in zip(labelled.clips, results, strict=True)]
     common = majority_class(truth)
     return {
-        "protocol": "clips" + (", words transcribed" if transcribe else ", no words"),
+        "protocol": "clips" + (", words transcribed" if args.transcribe else ", no words"),
         "n": len(results),
         "n_left_out": labelled.left_out,
         "n_unreadable": dict(unreadable),
-        "tasks": {"client_emotion": score_labels(truth, labels, groups, sum(p is None for p in labels))},
-        "baselines": {"majority": {"client_emotion": row_of(truth, [common] * len(truth))}},
+        "tasks": {_TASK: score_labels(truth, labels, groups, sum(p is None for p in labels))},
+        "baselines": {"majority": {_TASK: row_of(truth, [common] * len(truth))}},
+        "seconds_per_item": float(np.mean([r.seconds for r in results])),
         "items": [
-            {"id": name, "group": group, "truth": label, "predicted": None if p is None else asdict(p)}
-            for name, group, label, p in zip(names, groups, truth, labels, strict=True)
+            {"id": r.id, "group": group, "truth": label, "predicted": None if p is None else asdict(p)}
+            for r, group, label, p in zip(results, groups, truth, labels, strict=True)
         ],
     }

@@ -27,6 +27,8 @@ def reports(tmp_path: Path) -> list[Path]:
     tasks = dict.fromkeys(("client_emotion", "therapist_emotion", "strategy"), scores)
     mesc = {"data": "mesc", "protocol": "gold-history", "n": 454, "tasks": tasks, "command": "C1", "items": [1, 2]}
     mesc["baselines"] = {"majority": dict.fromkeys(tasks, row)}
+    replies = {"n": 454, "bleu2_released": 0.0792, "rouge_l": 0.135}
+    mesc["responses"] = replies | {"items": {"rouge_l": [0.1]}, "baselines": {"constant response": replies | {"rouge_l": 0.25}}}
     clips = {"data": "emodb", "protocol": "clips, no words", "n": 104, "tasks": {"client_emotion": scores}, "command": "C2"}
     clips["baselines"] = {"majority": {"client_emotion": row}}
     paths = [tmp_path / "mesc.json", tmp_path / "clips.json"]
@@ -48,7 +50,12 @@ def test_card_and_readme_are_written_from_the_reports(folder: Path, tmp_path: Pa
     assert text.startswith("before\n<!-- results: how -->")
     assert text.endswith("<!-- /results -->\nafter\n")
     assert "old" not in text
-    assert "items" not in json.loads((folder / "reports" / "mesc.json").read_text())
+    assert "| **this checkpoint** | 7.92 |  | 13.50 |  |  |  |" in card
+    assert "| constant response | 7.92 |  | 25.00 |" in card
+    assert "| `C1` | **mini-sft** | 454 | 7.92 |  | 13.50 |" in text
+    kept = json.loads((folder / "reports" / "mesc.json").read_text())
+    assert "items" not in kept
+    assert "items" not in kept["responses"]
 
 
 def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from multimood_core.errors import DataError
 from multimood_core.evaluation import Question
 from multimood_core.records import CheckpointId, Context
 from multimood_core.registry import Checkpoint
+from multimood_core.rewards import RewardFunction
 from multimood_core.systems import CheckpointSystem
 from tests import synthetic
 from tests.multimood_core.stub_endpoint import Answer, serve
 from tests.multimood_core.test_systems import FOUR_LINES
 from tests.multimood_core.tiny import tiny_model
-from train import evaluate
+from train import evaluate, evaluate_clips
 from train.ablations import ABLATIONS
 from train.report import main as report_main
 
@@ -100,6 +101,28 @@ def test_replies_stand_beside_their_baselines(tmp_path: Path, capsys: pytest.Cap
     assert report["token_reduction"]["text"] > 0
 
 
+class HalfReward:
+    """A term that cannot say anything of one item's reply."""
+
+    name = "r_half"
+
+    def __call__(self, situations: Any, replies: Any) -> list[float | None]:
+        assert all(s.reference == "Go on." for s in situations)
+        return [None if s.next_client is None else 0.5 for s in situations]
+
+
+def test_rewards_are_shown_with_their_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "embedded_rewards", lambda: RewardFunction([(HalfReward(), 1.0)]))
+    report = run("--responses", "--rewards", "--max-tokens", "3", out=tmp_path / "r.json")
+    part = report["rewards"]["parts"]["r_half"]
+    # each dialogue's last reply has no client's turn after it: missing, not 0
+    assert (part["n"], part["n_missing"], part["mean"]) == (2, 2, 0.5)
+    assert report["rewards"]["items"]["total"] == [0.5, None, 0.5, None]
+    assert "| r_half | 2 | 2 | 0.500 | 0.500 | 0.500 |" in (tmp_path / "r.md").read_text()
+    with pytest.raises(DataError, match="--responses"):
+        evaluate.main(["--data", "mesc", "--rewards"])
+
+
 def test_documents_stand_beside_the_report_and_ask_no_host(tmp_path: Path) -> None:
     report = run("--responses", "--max-tokens", "5", out=tmp_path / "r.json")
     for ending in (".md", ".html"):
@@ -123,7 +146,9 @@ def test_documents_stand_beside_the_report_and_ask_no_host(tmp_path: Path) -> No
     assert (tmp_path / "r.html").read_text() == page
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[str] = []
     answer = CheckpointSystem.answer
 
@@ -137,6 +162,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     out = tmp_path / "r.json"
     with pytest.raises(KeyboardInterrupt):
         run("--protocol", "self-history", out=out)
+    assert "the same command goes on" in capsys.readouterr().err
     assert not out.exists()
     with pytest.raises(DataError, match="another run"):
         run(out=out)  # another protocol
@@ -249,6 +275,31 @@ def test_a_report_of_clips_counts_what_was_left_out_and_unreadable(tmp_path: Pat
     assert report["items"][0]["truth"] == "joy"
     assert report["command"] == "python -m train.evaluate --data $MULTIMOOD_DATA/clips --checkpoint mini-sft"
     assert (tmp_path / "r.html").is_file()
+
+
+def test_a_stopped_run_over_clips_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, heard = tmp_path / "clips", list[str]()
+    folder.mkdir()
+    for name in "abc":
+        synthetic.write_clip(folder / f"{name}.wav", sound=synthetic.spoken(0.6), rate=16_000, audio="pcm_s16le")
+    (folder / "labels.csv").write_text("file,emotion\na.wav,happy\nb.wav,angry\nc.wav,sad\n")
+    read = evaluate_clips.read_turn
+
+    def stopping(path: Path) -> Any:
+        if path.name == "c.wav" and "c.wav" not in heard:
+            heard.append("c.wav")
+            raise KeyboardInterrupt
+        heard.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(evaluate_clips, "read_turn", stopping)
+    out = tmp_path / "r.json"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(["--data", str(folder), "--out", str(out)])
+    heard[:] = ["c.wav"]
+    evaluate.main(["--data", str(folder), "--out", str(out)])
+    assert heard == ["c.wav", "c.wav"]
+    assert json.loads(out.read_text())["n"] == 3
 
 
 def test_dfew_is_the_mean_of_its_folds(tmp_path: Path) -> None:
