@@ -18,7 +18,7 @@ from multimood_core.errors import DataError, ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.registry import ADAPTER, DEFAULT, Checkpoint, load
 from multimood_core.rewards import ReplySituation, Reward, RewardFunction, embedded_rewards
-from train.base import build_base
+from train.base import EMBEDDED, build_base, own_device
 from train.config import load_config
 from train.loop import LoopConfig
 from train.mixture import SftConfig
@@ -40,7 +40,7 @@ class PolicyConfig(LoopConfig):
         default=Path("train/configs/sft_mini.yaml"), metadata={"help": "SFT settings by which history and media are drawn"}
     )
     root: Path | None = field(default=None, metadata={"help": "where the data sets lie; null: as the mixture says"})
-    reward: str = field(default="embedded", metadata={"help": "embedded, or the folder of a trained reward model"})
+    reward: str = field(default=EMBEDDED, metadata={"help": f"{EMBEDDED}, or the folder of a trained reward model"})
     completion: str = field(default="reply", metadata={"help": f"what the policy is rewarded for: {' or '.join(COMPLETIONS)}"})
     prompts: int = field(default=4, metadata={"help": "prompts a step, over all processes"})
     group: int = field(default=4, metadata={"help": "completions of each prompt (paper: G = 4)"})
@@ -66,7 +66,7 @@ def load_parent(name_or_dir: str | Path, mixture: SftConfig) -> Checkpoint:
     checkpoint = load(name_or_dir, build=lambda config, dtype: build_base(mixture, config))
     if not getattr(checkpoint.model, "_hf_peft_config_loaded", False):
         raise DataError(f"Expected a checkpoint with an adapter, but {checkpoint.folder} has none. Run train.sft first.")
-    train_adapter(checkpoint.model)
+    train_adapter(checkpoint.model.to(own_device()))
     return checkpoint
 
 
@@ -109,18 +109,22 @@ def reference(model: MultiMoodForConditionalGeneration) -> Iterator[None]:
         model.set_adapter(ADAPTER)
 
 
-def rewarder_of(reward: str, device: str = "cpu") -> Rewarder:
-    """The reward that a configuration names; a reward model is guarded as the others are.
+def rewarder_of(reward: str, mixture: SftConfig | None = None) -> Rewarder:
+    """The reward that a configuration names, on this process's device; a reward model is guarded as the others are.
+
+    Args:
+        reward: ``embedded`` or the folder of a reward model.
+        mixture: names the base of the reward model; the embedded one when None.
 
     Raises:
         ModelError: there is no such reward model.
     """
-    embedded = embedded_rewards(device=device)
-    if reward == "embedded":
+    embedded = embedded_rewards(device=str(own_device()))
+    if reward == EMBEDDED:
         return embedded
     from train.reward_model import RewardModelTerm  # which reads this module's settings
 
-    return RewardFunction([(RewardModelTerm.load(Path(reward)), 1.0)], embedded.guards)
+    return RewardFunction([(RewardModelTerm.load(Path(reward), mixture or SftConfig()), 1.0)], embedded.guards)
 
 
 def totals(rewards: Sequence[Reward]) -> list[float | None]:

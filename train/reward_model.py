@@ -14,6 +14,7 @@ of this turn: those would tell who wrote the reply. It starts from the policy's 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,12 +34,13 @@ from multimood_core.errors import DataError, ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
 from multimood_core.prompts import HISTORY_TOKEN, RESPONSE_LINE, Piece
-from multimood_core.registry import DEFAULT, Checkpoint, load, save
+from multimood_core.registry import DEFAULT, Checkpoint, save
 from multimood_core.rewards import ReplySituation
+from train.base import own_device
 from train.config import dump_config, load_config, run_command
 from train.lineage import lineage
 from train.loop import Batch, Loop, LoopConfig
-from train.mixture import CORPUS, build_task
+from train.mixture import CORPUS, SftConfig, build_task
 from train.policy import load_parent, read_mixture
 from train.rollouts import Branches, Situations, Writer, situation_of
 from train.turns import data_hash
@@ -212,20 +214,20 @@ class RewardModelTerm:
         self.model = model.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, folder: Path) -> RewardModelTerm:
-        """Read what the stage wrote.
+    def load(cls, folder: Path, mixture: SftConfig) -> RewardModelTerm:
+        """Read what the stage wrote, on the base that ``mixture`` names.
 
         Raises:
             ModelError: the folder holds no reward model.
         """
         if not (folder / HEAD).is_file():
             raise ModelError(f"Expected a reward model ({HEAD}) in {folder}. Train one with python -m train.reward_model.")
-        checkpoint = load(folder)
+        checkpoint = load_parent(folder, mixture)
         model = RewardModel(checkpoint.model, checkpoint.processor)
         state = load_file(folder / HEAD)
         model.head.load_state_dict({"weight": state["weight"], "bias": state["bias"]})
         model.centre, model.spread = state["centre"], state["spread"]
-        return cls(model)
+        return cls(model.to(own_device()))
 
     @torch.no_grad()
     def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float | None]:
@@ -358,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     standardise(learnt)
     report = apart.measure()
     print(json.dumps(report))
-    told = lineage("reward_model", config, {"policy": policy.folder}, data_hash([CORPUS], "train", mixture.data), loop.step)
+    told = lineage("reward_model", config, {"policy": Path(os.path.relpath(policy.folder))}, data_hash([CORPUS], "train", mixture.data), loop.step)
 
     def fill(folder: Path) -> None:
         save(folder, policy.model, policy.calibration, told)

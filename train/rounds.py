@@ -6,6 +6,7 @@ Between two steps nothing is left that a resumed run would need: completions fol
 from __future__ import annotations
 
 import json
+import os
 import random
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -124,14 +125,14 @@ def run_stage(
     mixture = read_mixture(config.mixture, config.root)
     policy = load_policy(config.parent, mixture)
     situations = Situations(build_task(mixture, policy.model, policy.processor))
-    parts = build(policy, situations, rewarder_of(config.reward))
+    parts = build(policy, situations, rewarder_of(config.reward, mixture))
     loop = Rounds(config, parts.model, len(situations), parts.task, config.out, parts.groups)
     if args.dry_run:
         print(json.dumps(sizes(config, policy.model, situations, loop.total_steps)))
         return
     policy.model.train()
     loop.run(args.resume)
-    told = lineage(stage, config, {"policy": policy.folder}, data_hash([CORPUS], "train", mixture.data), loop.step)
+    told = lineage(stage, config, {"policy": Path(os.path.relpath(policy.folder))}, data_hash([CORPUS], "train", mixture.data), loop.step)
 
     def fill(folder: Path) -> None:
         save(folder, policy.model, policy.calibration, told)

@@ -16,6 +16,7 @@ from multimood_core.registry import Checkpoint
 from multimood_core.rewards import ReplySituation
 from tests.train.policies import toy_policy
 from train.loop import Loop
+from train.mixture import SftConfig
 from train.reward_model import (
     Pairs,
     PairWriter,
@@ -157,7 +158,7 @@ def test_the_loss_is_the_lead_in_bits_of_logistic_regression(tmp_path: Path) -> 
 
 def test_a_folder_without_a_reward_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Expected a reward model .* Train one with python -m train.reward_model"):
-        RewardModelTerm.load(tmp_path)
+        RewardModelTerm.load(tmp_path, SftConfig())
 
 
 def test_lines_hold_what_is_needed(tmp_path: Path) -> None:
