@@ -77,7 +77,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str, zero: 
 
 
 def _axes(width: float, height: float) -> Axes:
-    axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    axes = Figure(figsize=(width, height)).add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
@@ -86,6 +86,6 @@ def _svg(axes: Axes) -> str:
     figure, file = axes.get_figure(root=True), io.StringIO()
     assert figure is not None
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     # Without the XML head, whose DTD names a host, the text can stand in a page as it is.
     return re.sub(r"<metadata>.*?</metadata>", "", file.getvalue()[file.getvalue().index("<svg") :], flags=re.DOTALL)

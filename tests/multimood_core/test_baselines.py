@@ -47,6 +47,8 @@ def test_replies() -> None:
     assert found[NEAREST] == ["Go on."] * 2 + ["Good to hear."] * 2
 
 
-def test_the_central_reply_shares_most_with_the_others() -> None:
-    # "a b" meets "a c" and "b d" half each; those two share nothing with each other, "e" nothing with anybody
-    assert central_reply(["e", "a c", "a b", "b d"]) == "a b"
+def test_the_central_reply_answers_most_of_the_others() -> None:
+    # "a b c" shares the pair a-b with the first and b-c with the third; no other reply shares pairs with two
+    assert central_reply(["a b x", "a b c", "y b c", "a c b", "e"]) == "a b c"
+    # sums over all three: 1 + e^(1 - 4/2) + e^(1 - 5/2) = 1.59, 2/4 + 1 + e^(1 - 5/4) = 2.28, 2/5 + 4/5 + 1 = 2.2
+    assert central_reply(["a b", "a b c d", "a b c d e"]) == "a b c d"
