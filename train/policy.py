@@ -7,12 +7,15 @@ learns, so there is no second copy of the language model.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
+
+from torch import nn
 
 from multimood_core.errors import DataError, ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
@@ -66,7 +69,8 @@ def load_parent(name_or_dir: str | Path, mixture: SftConfig) -> Checkpoint:
     checkpoint = load(name_or_dir, build=lambda config, dtype: build_base(mixture, config))
     if not getattr(checkpoint.model, "_hf_peft_config_loaded", False):
         raise DataError(f"Expected a checkpoint with an adapter, but {checkpoint.folder} has none. Run train.sft first.")
-    train_adapter(checkpoint.model.to(own_device()))
+    cast(nn.Module, checkpoint.model).to(own_device())
+    train_adapter(checkpoint.model)
     return checkpoint
 
 
@@ -97,6 +101,11 @@ def add_reference(model: MultiMoodForConditionalGeneration) -> None:
             copy = model.get_parameter(name.replace(f".{ADAPTER}.", f".{REFERENCE}."))
             copy.data = parameter.detach().clone()
             copy.requires_grad_(False)
+
+
+def parents_of(policy: Checkpoint) -> dict[str, Path | None]:
+    """The parent's folder for a lineage, as seen from here: a path of one machine has no place in a checkpoint."""
+    return {"policy": Path(os.path.relpath(policy.folder))}
 
 
 @contextmanager

@@ -14,7 +14,6 @@ of this turn: those would tell who wrote the reply. It starts from the policy's 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,7 +40,7 @@ from train.config import dump_config, load_config, run_command
 from train.lineage import lineage
 from train.loop import Batch, Loop, LoopConfig
 from train.mixture import CORPUS, SftConfig, build_task
-from train.policy import load_parent, read_mixture
+from train.policy import load_parent, parents_of, read_mixture
 from train.rollouts import Branches, Situations, Writer, situation_of
 from train.turns import data_hash
 
@@ -360,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     standardise(learnt)
     report = apart.measure()
     print(json.dumps(report))
-    told = lineage("reward_model", config, {"policy": Path(os.path.relpath(policy.folder))}, data_hash([CORPUS], "train", mixture.data), loop.step)
+    told = lineage("reward_model", config, parents_of(policy), data_hash([CORPUS], "train", mixture.data), loop.step)
 
     def fill(folder: Path) -> None:
         save(folder, policy.model, policy.calibration, told)

@@ -6,7 +6,6 @@ Between two steps nothing is left that a resumed run would need: completions fol
 from __future__ import annotations
 
 import json
-import os
 import random
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from train.config import dump_config
 from train.lineage import lineage
 from train.loop import Batch, Loop
 from train.mixture import CORPUS, build_task
-from train.policy import PolicyConfig, Rewarder, load_policy, read_mixture, rewarder_of
+from train.policy import PolicyConfig, Rewarder, load_policy, parents_of, read_mixture, rewarder_of
 from train.rollouts import Situations
 from train.turns import data_hash
 
@@ -132,7 +131,7 @@ def run_stage(
         return
     policy.model.train()
     loop.run(args.resume)
-    told = lineage(stage, config, {"policy": Path(os.path.relpath(policy.folder))}, data_hash([CORPUS], "train", mixture.data), loop.step)
+    told = lineage(stage, config, parents_of(policy), data_hash([CORPUS], "train", mixture.data), loop.step)
 
     def fill(folder: Path) -> None:
         save(folder, policy.model, policy.calibration, told)
