@@ -94,6 +94,18 @@ def test_commands_of_a_document_exist(name: str) -> None:
     assert not unknown, f"{name} names targets that the Makefile has not: {', '.join(unknown)}"
 
 
+def _sources(start: Path) -> list[str]:
+    """The source of a command: its module, a package's ``__main__``, and what of ``train`` it imports its settings from."""
+    waiting, read = [start, start.with_name("__main__.py")], dict[Path, str]()
+    while waiting:
+        path = waiting.pop()
+        if path.is_file() and path not in read:
+            read[path] = path.read_text(encoding="utf-8")
+            imported = re.findall(r"^from train\.(\w+) import", read[path], re.MULTILINE)
+            waiting += [REPOSITORY / "train" / f"{module}.py" for module in imported]
+    return list(read.values())
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_options_of_a_documents_commands_are_known(name: str) -> None:
     """An option stands in the source of the module that it is given to, or is a key of a stage's configuration."""
@@ -102,10 +114,7 @@ def test_options_of_a_documents_commands_are_known(name: str) -> None:
         spec = importlib.util.find_spec(match["module"])
         if match["module"] in ("pytest", "venv", "pip") or spec is None or spec.origin is None:
             continue
-        # A package runs its __main__; stages take the options of train/config.py and the loop's keys.
-        files = [Path(spec.origin), Path(spec.origin).with_name("__main__.py")]
-        files += [REPOSITORY / "train" / "config.py", REPOSITORY / "train" / "loop.py"]
-        source = "\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
+        source = "\n".join(_sources(Path(spec.origin)))
         for option, equals in re.findall(r"--([a-z][\w-]*)(=?)", match["arguments"]):
             known = re.search(rf"^    {option}: ", source, re.MULTILINE) if equals else f'"--{option}"' in source
             if not known:
