@@ -6,6 +6,7 @@ Between two steps nothing is left that a resumed run would need: completions fol
 from __future__ import annotations
 
 import json
+import math
 import random
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -124,11 +125,11 @@ def run_stage(
     mixture = read_mixture(config.mixture, config.root)
     policy = load_policy(config.parent, mixture)
     situations = Situations(build_task(mixture, policy.model, policy.processor))
+    if args.dry_run:
+        print(json.dumps(sizes(config, policy.model, situations)))
+        return
     parts = build(policy, situations, rewarder_of(config.reward, mixture))
     loop = Rounds(config, parts.model, len(situations), parts.task, config.out, parts.groups)
-    if args.dry_run:
-        print(json.dumps(sizes(config, policy.model, situations, loop.total_steps)))
-        return
     policy.model.train()
     loop.run(args.resume)
     told = lineage(stage, config, parents_of(policy), data_hash([CORPUS], "train", mixture.data), loop.step)
@@ -140,9 +141,10 @@ def run_stage(
     loop.finish(config.out / "final", fill)
 
 
-def sizes(config: PolicyConfig, model: nn.Module, situations: Situations, steps: int) -> dict[str, float]:
+def sizes(config: PolicyConfig, model: nn.Module, situations: Situations) -> dict[str, float]:
     """What a run would do, in numbers."""
     lengths = situations.task.lengths[: len(situations)]
+    steps = max(1, math.ceil(len(situations) // config.prompts * config.epochs))
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),

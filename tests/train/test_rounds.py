@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from multimood_core.errors import ModelError
+from tests.train.policies import share_of_letter, toy_policy
 from tests.train.rounds_processes import make_rounds
+from train import grpo, ppo
 
 pytestmark = pytest.mark.timeout(900)  # each case starts processes that import everything anew
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -77,3 +80,44 @@ def test_a_full_disk_says_so_and_leaves_the_last_state(tmp_path: Path, monkeypat
     with pytest.raises(ModelError, match=r"Could not write .*state: .*No space left.*make room"):
         loop._save()
     assert (tmp_path / "run/state/trained.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def toy_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mixture's settings, and toy parts in place of the embedded model, its data and its reward."""
+    policy, situations = toy_policy()
+    monkeypatch.setattr("train.rounds.load_policy", lambda parent, mixture: policy)
+    monkeypatch.setattr("train.rounds.build_task", lambda mixture, model, processor: situations.task)
+    monkeypatch.setattr("train.rounds.rewarder_of", lambda reward, mixture: share_of_letter)
+    monkeypatch.setattr("train.rounds.data_hash", lambda corpora, split, folder: f"{corpora} {split} {folder}")
+    mixture = tmp_path / "sft.yaml"
+    mixture.write_text("data: here\n")
+    return mixture
+
+
+@pytest.mark.parametrize("main", [grpo.main, ppo.main], ids=["grpo", "ppo"])
+def test_a_stage_leaves_a_checkpoint_with_its_lineage(
+    main: Callable[[list[str]], None], toy_stage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = [f"--mixture={toy_stage}", f"--out={out}", "--precision=no", "--prompts=10", "--group=2", "--max_tokens=4"]
+    main([*words, "--lr=0.05", "--dry-run"])
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["items"], planned["steps"], planned["completions"]) == (30, 3, 60)
+    assert 0 < planned["trained"] < planned["parameters"]
+    assert not out.exists()
+    main([*words, "--lr=0.05"])
+    lineage = json.loads((out / "final/lineage.json").read_text())
+    assert lineage["stage"] == main.__module__.removeprefix("train.")
+    assert lineage["parents"]["policy"]["name"] == "toy"
+    assert lineage["data_sha256"] == "['mesc'] train here"
+    assert (lineage["steps"], lineage["config"]["prompts"]) == (planned["steps"], 10)
+    assert (out / "final/config.yaml").is_file()
+    saved = load_file(out / "final/adapter_model.safetensors")
+    trained = {n: v for n, v in load_file(out / "state/trained.safetensors").items() if "lora_" in n}
+    assert len(saved) == len(trained)
+    for name, value in saved.items():  # in half precision, and without the adapter's name
+        (twin,) = [v for n, v in trained.items() if n.replace(".default.", ".").endswith(name)]
+        torch.testing.assert_close(value, twin.to(value.dtype))
+    with pytest.raises(ModelError, match="holds a run already"):
+        main(words)
