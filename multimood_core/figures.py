@@ -28,7 +28,14 @@ def confusion(table: Mapping[str, Mapping[str, int]]) -> str:
     axes.invert_yaxis()
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
-            axes.text(j + 0.5, i + 0.5, f"{count:.0f}", ha="center", va="center", color="white" if shares[i, j] > 0.55 else _INK)
+            axes.text(
+                j + 0.5,
+                i + 0.5,
+                f"{count:.0f}",
+                ha="center",
+                va="center",
+                color="white" if shares[i, j] > 0.55 else _INK,
+            )
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set(xlabel="answer", ylabel="truth")
@@ -86,6 +93,11 @@ def _svg(axes: Axes) -> str:
     figure, file = axes.get_figure(root=True), io.StringIO()
     assert figure is not None
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            file,
+            format="svg",
+            bbox_inches="tight",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     # Without the XML head, whose DTD names a host, the text can stand in a page as it is.
     return re.sub(r"<metadata>.*?</metadata>", "", file.getvalue()[file.getvalue().index("<svg") :], flags=re.DOTALL)
