@@ -14,6 +14,7 @@
   const ENTRIES = ["#mm-start", "#mm-clip", "#mm-demo", "#mm-typed"];
   let entry = "#mm-start"; // where this person's last turn began
   let more = false; // whether the other strategies are shown
+  let said; // the problem that stands in the page
 
   const usable = (element) => Boolean(element) && element.isConnected && !element.disabled && element.checkVisibility();
   const phase = () => $("#mm-now [data-phase]")?.dataset.phase;
@@ -62,6 +63,9 @@
       accordion.setAttribute("aria-expanded", String(Boolean(accordion.nextElementSibling?.checkVisibility())));
       accordion.querySelector(".icon")?.setAttribute("aria-hidden", "true");
     }
+    const problem = $("#mm-now .mm-problem")?.textContent;
+    if (problem && problem !== said) $("#mm-now .mm-problem").scrollIntoView({ block: "nearest" });
+    said = problem;
     keepFocus();
   }
 
@@ -120,6 +124,11 @@
     event.preventDefault();
   });
 
+  // The second click of a double click is none: it would take back what the first has set, or be refused.
+  document.addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest?.("#mm-tab-live button")) event.stopImmediatePropagation();
+  }, true);
+
   document.addEventListener("click", (event) => {
     entry = ENTRIES.find((selector) => event.target.closest?.(selector)) || entry;
     if (event.target.closest?.("#mm-panel summary")) more = !$("#mm-panel details").open;
@@ -163,9 +172,9 @@
   }
 
   // What another window did to the session meanwhile, or what came while the computer slept.
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && token() && !state.turn) $("#mm-refresh")?.click();
-  });
+  for (const [target, name] of [[document, "visibilitychange"], [window, "focus"]]) {
+    target.addEventListener(name, () => { if (!document.hidden && token() && !state.turn) $("#mm-refresh")?.click(); });
+  }
 
   const remembered = () => [sessionStorage.getItem("multimood.session") || "", localStorage.getItem("multimood.notice") || ""];
 

@@ -237,3 +237,34 @@ def test_keys_rest_while_someone_types(chromium: str, served: Served) -> None:
         page.locator("body").press("g")
         with session.changed:
             assert session.changed.wait_for(lambda: current.regenerations == 1 and not session.busy, 120)
+
+
+def test_what_is_refused_stays_in_its_field_and_a_double_click_is_one(chromium: str, served: Served, tmp_path: Path) -> None:
+    with browser(chromium, None, None) as opened:
+        visitor = Visitor(opened.new_page(), served.url)
+        visitor.acknowledge()
+        page = visitor.page
+        session = session_of(visitor, served)
+        page.fill("#mm-typed textarea", "word " * 20_000)
+        page.click("#mm-typed button")
+        page.wait_for_selector(".toast-body")
+        assert "4,000 characters" in page.inner_text(".toast-body")
+        assert len(page.input_value("#mm-typed textarea")) == 100_000
+        page.fill("#mm-typed textarea", "\u05d0\u05e0\u05d9 \U0001f622 <b>{{7}}</b>")
+        page.dblclick("#mm-typed button")
+        page.wait_for_selector("#mm-accept:not([disabled])")
+        assert page.inner_text("#mm-now .mm-words") == "\u05d0\u05e0\u05d9 \U0001f622 <b>{{7}}</b>"
+        assert page.input_value("#mm-typed textarea") == ""
+        assert len(session.exchanges) == 1
+        page.dblclick("#mm-panel .mm-bar[data-key='3']")
+        page.wait_for_selector("#mm-panel .mm-chosen[data-key='3']")
+        page.wait_for_timeout(500)
+        assert session.exchanges[0].corrections == {"client_emotion": EMOTIONS[2]}
+        clip = tmp_path / "words.mp4"
+        clip.write_text("no film")
+        with page.expect_file_chooser() as chooser:
+            page.click("#mm-clip")
+        chooser.value.set_files(clip)
+        page.wait_for_selector("#mm-now .mm-problem")
+        assert "words.mp4" in page.inner_text("#mm-now .mm-problem")
+        assert not visitor.errors
