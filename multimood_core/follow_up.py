@@ -51,7 +51,8 @@ class FollowUpReward:
             ModelError: its weights are not prepared.
         """
         folder = weights_path("smollm2")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_dtype() if device == "cpu" else torch.bfloat16)
+        dtype = cpu_dtype() if device == "cpu" else torch.bfloat16
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         return cls(model.to(device).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder), spread)
 
     def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float | None]:

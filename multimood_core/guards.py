@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from multimood_core.rewards import ReplySituation
-from multimood_core.sentences import words_of
+from multimood_core.sentences import sentences_of, words_of
 
 _RUN: Final = 4  # words: shorter runs are shared by chance
 _FEW: Final = 16  # situations that count as having shared nothing, so that two of three are no template yet
@@ -75,17 +75,18 @@ class TemplateGuard:
         return [_beyond(share, self.usual) for share in self.shares(situations, replies)]
 
     def shares(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float]:
-        """For each reply, the mean over its words of the share of other situations that had the words there."""
+        """For each reply, the mean over its words of the share of other situations that had the word there: in the same
+        run of four words of a sentence, or in the same shorter sentence."""
         keys = [_key(situation) for situation in situations]
         for key in set(keys):
             self._said.pop(key, None)  # what was said to it in an earlier epoch is no other client's
         for key, reply in zip(keys, replies, strict=True):
-            self._said[key] = self._said.get(key, frozenset()) | set(_runs(words_of(reply)))
+            self._said[key] = self._said.get(key, frozenset()) | {run for said in _sentences(reply) for run in _runs(said)}
         while len(self._said) > max(self.window, len(set(keys))):
             self._said.popitem(last=False)
         counts = Counter(run for runs in self._said.values() for run in runs)
         others = len(self._said) - 1 + _FEW
-        return [_mean_over_words(words_of(reply), lambda run: (counts[run] - 1) / others) for reply in replies]
+        return [_mean_over_words(_sentences(reply), lambda run: (counts[run] - 1) / others) for reply in replies]
 
     def state(self) -> list[tuple[str, list[str]]]:
         """The memory in plain values, oldest first."""
@@ -121,7 +122,11 @@ def copied_share(situation: ReplySituation, reply: str) -> float:
     if len(words) < _RUN:
         return float(bool(words) and words == client)
     before = {run for turn in (client, *(words_of(turn.text) for turn in situation.history)) for run in _runs(turn)}
-    return _mean_over_words(words, lambda run: float(run in before))
+    return _mean_over_words([words], lambda run: float(run in before))
+
+
+def _sentences(reply: str) -> list[list[str]]:
+    return [words_of(sentence) for sentence in sentences_of(reply)]
 
 
 def _runs(words: Sequence[str]) -> list[str]:
@@ -129,11 +134,14 @@ def _runs(words: Sequence[str]) -> list[str]:
     return [" ".join(words[i : i + _RUN]) for i in range(max(1, len(words) - _RUN + 1))] if words else []
 
 
-def _mean_over_words(words: Sequence[str], value: Callable[[str], float]) -> float:
-    """Mean over the words of the highest value among the runs that each stands in; 0 where there is no word."""
-    highest = [0.0] * len(words)
-    for begin, run in enumerate(_runs(words)):
-        found = value(run)
-        for i in range(begin, min(begin + _RUN, len(words))):
-            highest[i] = max(highest[i], found)
-    return sum(highest) / len(highest) if highest else 0.0
+def _mean_over_words(parts: Sequence[Sequence[str]], value: Callable[[str], float]) -> float:
+    """Mean over the words of all parts of the highest value among the runs that each stands in; 0 where there is no word."""
+    every: list[float] = []
+    for words in parts:
+        highest = [0.0] * len(words)
+        for begin, run in enumerate(_runs(words)):
+            found = value(run)
+            for i in range(begin, min(begin + _RUN, len(words))):
+                highest[i] = max(highest[i], found)
+        every += highest
+    return sum(every) / len(every) if every else 0.0
