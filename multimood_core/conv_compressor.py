@@ -10,8 +10,9 @@ zero whenever more than one token comes at a time. The forward pass here starts 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,7 +55,35 @@ class CompressedHistory:
     state: CompressorState
 
 
-def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+@functools.cache
+def scan_kernel() -> Callable[..., Any] | None:
+    """mamba-ssm's fused scan where that package is installed (CUDA alone), and None elsewhere: then the loop below runs."""
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError:
+        return None
+    return selective_scan_fn
+
+
+def scan_with(
+    kernel: Callable[..., Any], x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """``selective_scan`` by a kernel that starts from zero; where it should not, what the state adds is added.
+
+    The recurrence is linear in the state: h_0 alone gives y_t = C_t exp(A sum(dt_1..t)) h_0.
+    """
+    rows = [tensor.transpose(1, 2).contiguous() for tensor in (x, dt, b, c)]  # (B, d, L), as the kernel takes them
+    y, last = kernel(rows[0], rows[1], a, rows[2], rows[3], return_last_state=True)
+    y = y.transpose(1, 2)
+    if state is not None:
+        kept = torch.exp(dt.cumsum(1).unsqueeze(-1) * a) * state.unsqueeze(1)  # (B, L, d_inner, d_state)
+        y, last = y + torch.einsum("bldn,bln->bld", kept, c), last + kept[:, -1]
+    return y, last
+
+
+def selective_scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The recurrence h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t (Mamba, eq. 2 and alg. 2), in float32.
 
     Args:
@@ -63,11 +92,16 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state
         a: (d_inner, d_state), negative.
         b: (B, L, d_state).
         c: (B, L, d_state).
-        state: h_0 (B, d_inner, d_state).
+        state: h_0 (B, d_inner, d_state); zeros when None.
 
     Returns:
         y (B, L, d_inner) and the last state (B, d_inner, d_state).
     """
+    kernel = scan_kernel() if x.is_cuda else None
+    if kernel:
+        return scan_with(kernel, x, dt, a, b, c, state)
+    if state is None:
+        state = x.new_zeros(len(x), *a.shape)
     decay = torch.exp(dt.unsqueeze(-1) * a)  # (B, L, d_inner, d_state)
     inputs = (dt * x).unsqueeze(-1) * b.unsqueeze(2)
     states = []
@@ -145,7 +179,7 @@ class ConvCompressor(nn.Module):
         convs, ssms = [], []
         blocks: Iterable[Any] = self.mamba.layers
         for layer, conv, ssm in zip(blocks, before.conv, before.ssm, strict=True):
-            mixed, conv, ssm = self._mix(layer.mixer, layer.norm(hidden), mask, conv, ssm)
+            mixed, conv, ssm = self._mix(layer.mixer, layer.norm(hidden), mask, conv, None if state is None else ssm)
             hidden = hidden + mixed
             convs.append(conv)
             ssms.append(ssm)
@@ -153,7 +187,9 @@ class ConvCompressor(nn.Module):
         memory = self.memory_projection(hidden[is_memory & mask.bool()])
         return CompressedHistory(memory, CompressorState(torch.stack(convs), torch.stack(ssms)))
 
-    def _mix(self, mixer: Any, hidden: Tensor, mask: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _mix(
+        self, mixer: Any, hidden: Tensor, mask: Tensor, conv: Tensor, ssm: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x, gate = (mixer.in_proj(hidden) * mask.unsqueeze(-1)).chunk(2, dim=-1)  # (B, L, d_inner) each
         padded = torch.cat([conv, x.transpose(1, 2)], dim=-1)
         # The convolution's memory are the last inputs that are no padding: they end at each row's own length.
@@ -164,9 +200,9 @@ class ConvCompressor(nn.Module):
         sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
         rank, b, c = mixer.x_proj(x).float().split(sizes, dim=-1)
         dt = F.softplus(F.linear(rank, mixer.dt_proj.weight.float(), mixer.dt_proj.bias.float())) * mask.unsqueeze(-1)
-        y, ssm = selective_scan(x.float(), dt, -torch.exp(mixer.A_log.float()), b, c, ssm)
+        y, last = selective_scan(x.float(), dt, -torch.exp(mixer.A_log.float()), b, c, ssm)
         y = (y + x.float() * mixer.D.float()) * F.silu(gate.float())
-        return mixer.out_proj(y.to(hidden.dtype)), conv, ssm
+        return mixer.out_proj(y.to(hidden.dtype)), conv, last
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the released layout: ``mamba/``, ``memory_projection.pt``, ``config.json``.

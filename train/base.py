@@ -97,7 +97,7 @@ def build_base(config: BaseConfig, model_config: MultiMoodConfig) -> tuple[Multi
         quantise(model.model.language_model)
         cast(Any, model).is_loaded_in_4bit = True  # PEFT looks here for how to adapt a layer
     if config.checkpointing:
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.model.language_model.activation_checkpointing_enable()
     return model.eval(), processor
 
 

@@ -201,7 +201,10 @@ def build(config: CompressorConfig) -> tuple[MultiMoodProcessor, Reconstruction]
         compressor.mamba.get_input_embeddings().requires_grad_(True)
     # The language model alone: towers and projectors have no part in this stage, and the compressor is held once.
     model.model.compressor = None
-    return processor, Reconstruction(model, compressor)
+    reconstruction = Reconstruction(model, compressor)
+    # Layers recompute in training mode alone; these language models have no dropout that it would turn on.
+    reconstruction.llm.train(config.checkpointing)
+    return processor, reconstruction
 
 
 def _first_values(compressor: ConvCompressor, config: CompressorConfig, model: MultiMoodForConditionalGeneration) -> None:
@@ -251,7 +254,7 @@ def plan(config: CompressorConfig, args: argparse.Namespace) -> Plan:
             mask, state = torch.ones(rows, width, dtype=torch.long, device="meta"), compressor.initial_state(rows)
             for layer, conv, ssm in zip(compressor.mamba.layers, state.conv, state.ssm, strict=True):
                 hidden = hidden + compressor._mix(layer.mixer, layer.norm(hidden), mask, conv, ssm)[0]
-            return hidden.mean() + language_model_loss(model, rows, width, width)()
+            return hidden.mean() + language_model_loss(model.train(), rows, width, width)()
 
         return both
 

@@ -13,20 +13,19 @@ import math
 import random
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import psutil
 import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
-from torch._C import DisableTorchFunctionSubclass
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -106,6 +105,8 @@ def meta_base(config: BaseConfig, model_config: MultiMoodConfig) -> tuple[MultiM
         model.model.language_model.to(dtype)
         model.lm_head = nn.Linear(model_config.llm_size, model_config.text.vocab_size, bias=False, device="meta")
         model.lm_head.requires_grad_(False)
+    if config.checkpointing:
+        model.model.language_model.activation_checkpointing_enable()
     return model, processor
 
 
@@ -138,13 +139,16 @@ def _planned_attention(module: nn.Module, query: Tensor, key: Tensor, value: Ten
 AttentionInterface.register("planned", _planned_attention)
 
 
-class _Autocast(TorchFunctionMode):
-    """What autocast does to matrix products; torch's own does not act on the meta device."""
+@contextmanager
+def _autocast() -> Iterator[None]:
+    """What autocast does to linear layers; torch's own does not act on the meta device, nor a mode when layers are recomputed."""
+    linear = F.linear
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (F.linear, torch.matmul, torch.bmm, torch.Tensor.matmul):
-            args = [a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-        return func(*args, **(kwargs or {}))
+    def half(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return linear(*(None if t is None else t.to(torch.bfloat16) for t in (x, weight, bias)))
+
+    with patch.object(F, "linear", half):
+        yield
 
 
 class _Memory(TorchDispatchMode):
@@ -192,9 +196,13 @@ def count(model: nn.Module, loss: Callable[[], Tensor], half: bool = True) -> Co
         loss: computes it from meta tensors.
         half: matrix products in bfloat16.
     """
-    memory, _Flash.operations = _Memory(), 0.0
+    memory = _Memory()
     memory.known([*model.parameters(), *model.buffers()])
-    with FlopCounterMode(display=False) as counter, memory, _Autocast() if half else nullcontext():
+    with memory, _autocast() if half else nullcontext():
+        loss().backward()
+    model.zero_grad()
+    _Flash.operations = 0.0
+    with FlopCounterMode(display=False) as counter:  # which holds on to tensors, so that it has a run of its own
         loss().backward()
     model.zero_grad()
     return Counted(memory.peak, counter.get_total_flops() + _Flash.operations)
@@ -213,8 +221,7 @@ def language_model_loss(
         embeds.requires_grad_(True)  # as where a trained mode embedding is spliced in
         hidden = text(inputs_embeds=embeds, use_cache=False).last_hidden_state
         kept = hidden.flatten(0, 1)[: max(1, rows * learnt)]
-        with DisableTorchFunctionSubclass():
-            logits = model.lm_head(kept.to(model.lm_head.weight.dtype)).float()
+        logits = (kept.to(model.lm_head.weight.dtype) @ model.lm_head.weight.T).float()  # outside of autocast
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device="meta"))
 
     return loss
@@ -299,7 +306,8 @@ def plan_training(
     peak = count(model, loss(rows, width), half).peak
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = strategy.processes if strategy.sharded else 1
-    blocks = [_bytes(block, config) for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
+    small = _small(model, config)
+    blocks = [_bytes(block, small) for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
     gradients = 4.0 * trained
     # What a sharded model gathers to compute: one block, and the next one that is fetched meanwhile.
     gathered = 2 * max(blocks, default=0.0) if strategy.sharded else 0.0
@@ -318,7 +326,7 @@ def plan_training(
         samples=len(lengths),
         steps=steps,
         batch=(rows, width),
-        weights=_bytes(model, config) / share + gathered,
+        weights=_bytes(model, small) / share + gathered,
         optimizer=8.0 * trained / share,
         gradients=gradients / share + buckets,
         activations=peak - gradients,
@@ -328,14 +336,17 @@ def plan_training(
     )
 
 
-def _bytes(module: nn.Module, config: BaseConfig) -> float:
-    """Bytes of a module's parameters as they are held: quantised, trained in float32, or in their own precision."""
-    total = 0.0
-    for name, parameter in module.named_parameters():
-        # The language model's linear layers, told by what stands around LoRA and by their rank.
-        quantised = config.quantise == "nf4" and parameter.dim() == 2 and not parameter.requires_grad and "_proj." in name
-        total += parameter.numel() * (NF4_BYTES if quantised else parameter.element_size())
-    return total
+def _small(model: nn.Module, config: BaseConfig) -> set[int]:
+    """Ids of the parameters that are held as nf4: the frozen matrices of the language model's layers."""
+    if config.quantise != "nf4":
+        return set()
+    layers = ((name, p) for name, p in model.named_parameters() if "language_model.layers." in name)
+    return {id(p) for _, p in layers if p.dim() == 2 and not p.requires_grad}
+
+
+def _bytes(module: nn.Module, small: set[int]) -> float:
+    """Bytes of a module's parameters as they are held; ``small`` are quantised."""
+    return sum(p.numel() * (NF4_BYTES if id(p) in small else p.element_size()) for p in module.parameters())
 
 
 def _process_bytes(device: str) -> float:

@@ -61,8 +61,6 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
     known = aligned is not None and (aligned / "config.json").is_file()
     model_config = MultiMoodConfig.from_pretrained(aligned or "") if known else read_model_config(config.model)
     model, processor = meta_base(config, model_config)
-    if config.checkpointing:
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     task = SftTask(replace(config, sentences=0), model, processor, read_split(CORPUS, "train", config.data), [])
     add_lora(model, config.rank, config.alpha, config.lora_dropout)
     video, audio = model_config.video_tokens(model_config.num_frames), audio_tokens(model_config)

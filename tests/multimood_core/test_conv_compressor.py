@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import MambaConfig, MambaModel
 
-from multimood_core.conv_compressor import CompressorState, ConvCompressor
+from multimood_core.conv_compressor import CompressorState, ConvCompressor, scan_kernel, scan_with, selective_scan
 from multimood_core.errors import ModelError
 
 MEM = 40
@@ -125,3 +126,36 @@ def test_the_released_layout_comes_back_whole_and_a_broken_one_is_refused(tmp_pa
     (tmp_path / "memory_projection.pt").unlink()
     with pytest.raises(ModelError, match="memory_projection.pt"):
         ConvCompressor.from_pretrained(tmp_path)
+
+
+def scan_inputs(length: int, device: str = "cpu") -> tuple[torch.Tensor, ...]:
+    gen = torch.Generator().manual_seed(0)
+    b, d, n = 2, 32, 8
+    x, dt = torch.randn(b, length, d, generator=gen), torch.rand(b, length, d, generator=gen)
+    dt[1, length // 2 :] = 0  # padding
+    a = -torch.rand(d, n, generator=gen) - 0.1
+    rest = [torch.randn(b, length, n, generator=gen), torch.randn(b, length, n, generator=gen)]
+    return tuple(tensor.to(device) for tensor in (x, dt, a, *rest, torch.randn(b, d, n, generator=gen)))
+
+
+def test_a_kernel_that_starts_from_zero_goes_on_from_any_state() -> None:
+    """The loop itself, in the kernel's layout, stands for the kernel: layouts and the state's share are what is tested."""
+
+    def kernel(u: Any, delta: Any, a: Any, b: Any, c: Any, return_last_state: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        y, last = selective_scan(u.mT, delta.mT, a, b.mT, c.mT, None)
+        return y.mT, last
+
+    *inputs, state = scan_inputs(12)
+    for start in (None, state):
+        expected, found = selective_scan(*inputs, start), scan_with(kernel, *inputs, start)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() or scan_kernel() is None, reason="needs a GPU and mamba-ssm")
+def test_mamba_ssms_kernel_computes_the_same_as_the_loop() -> None:
+    *inputs, state = scan_inputs(300)
+    on_gpu = [tensor.cuda() for tensor in inputs]
+    for start in (None, state):
+        expected = selective_scan(*inputs, start)
+        found = selective_scan(*on_gpu, None if start is None else start.cuda())
+        torch.testing.assert_close([t.cpu() for t in found], list(expected), atol=1e-3, rtol=1e-3)
