@@ -344,7 +344,13 @@ class Loop:
     def _save(self) -> None:
         # Nothing has changed since the last whole accumulation but gradients, which are not kept.
         step = self.step - self.step % self.config.accumulate
-        save_state(self.out / "state", self, {"step": step, "plateau": self.plateau.state_dict()})
+        save_state(self.out / "state", self, {"step": step, "plateau": self.plateau.state_dict(), "memory": self.memory()})
+
+    def memory(self) -> Any:
+        """What a stage must not forget beside its parameters, in plain values; every process is asked."""
+
+    def remember(self, memory: Any) -> None:
+        """Take up what ``memory`` gave."""
 
     def _load(self) -> None:
         folder = self.out / "state"
@@ -358,6 +364,7 @@ class Loop:
         self.step = self.accelerator.step = state["step"]
         if "plateau" in state:
             self.plateau.load_state_dict(state["plateau"])
+        self.remember(state.get("memory"))
         if self.accelerator.is_main_process:
             self._forget_later_metrics()
 

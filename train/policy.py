@@ -20,7 +20,7 @@ from torch import nn
 from multimood_core.errors import DataError, ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.registry import ADAPTER, DEFAULT, Checkpoint, load
-from multimood_core.rewards import ReplySituation, Reward, RewardFunction, embedded_rewards
+from multimood_core.rewards import WINDOW, ReplySituation, Reward, RewardFunction, embedded_rewards
 from train.base import EMBEDDED, build_base, own_device
 from train.config import load_config
 from train.loop import LoopConfig
@@ -44,6 +44,7 @@ class PolicyConfig(LoopConfig):
     )
     root: Path | None = field(default=None, metadata={"help": "where the data sets lie; null: as the mixture says"})
     reward: str = field(default=EMBEDDED, metadata={"help": f"{EMBEDDED}, or the folder of a trained reward model"})
+    window: int = field(default=WINDOW, metadata={"help": "situations that the reward's guard against templates remembers"})
     completion: str = field(default="reply", metadata={"help": f"what the policy is rewarded for: {' or '.join(COMPLETIONS)}"})
     prompts: int = field(default=4, metadata={"help": "prompts a step, over all processes"})
     group: int = field(default=4, metadata={"help": "completions of each prompt (paper: G = 4)"})
@@ -118,17 +119,18 @@ def reference(model: MultiMoodForConditionalGeneration) -> Iterator[None]:
         model.set_adapter(ADAPTER)
 
 
-def rewarder_of(reward: str, mixture: SftConfig | None = None) -> Rewarder:
+def rewarder_of(reward: str, mixture: SftConfig | None = None, window: int = 0) -> Rewarder:
     """The reward that a configuration names, on this process's device; a reward model is guarded as the others are.
 
     Args:
         reward: ``embedded`` or the folder of a reward model.
         mixture: names the base of the reward model; the embedded one when None.
+        window: situations that the guard against templates remembers; 0 where replies are measured.
 
     Raises:
         ModelError: there is no such reward model.
     """
-    embedded = embedded_rewards(device=str(own_device()))
+    embedded = embedded_rewards(device=str(own_device()), window=window)
     if reward == EMBEDDED:
         return embedded
     from train.reward_model import RewardModelTerm  # which reads this module's settings

@@ -1,6 +1,7 @@
 """The loop of GRPO and PPO: in each step the policy writes completions, and then learns from them, once or several times.
 
-Between two steps nothing is left that a resumed run would need: completions follow from the seed, the step and the policy.
+Between two steps nothing is left that a resumed run would need but what the reward's guards remember, which goes into the
+state: completions follow from the seed, the step and the policy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from multimood_core.errors import DataError
 from multimood_core.registry import Checkpoint, save
+from multimood_core.rewards import RewardFunction
 from train.config import dump_config
 from train.lineage import lineage
 from train.loop import Batch, Loop
@@ -29,7 +31,9 @@ from train.turns import data_hash
 
 
 class RoundTask(Protocol):
-    """What a stage does in a step of the loop."""
+    """What a stage does in a step of the loop, and the reward that it goes by."""
+
+    reward: Rewarder
 
     def collect(self, batch: Batch, step: int) -> Mapping[str, float]:
         """Write completions for a batch of items, judge them and keep them; returns what to log of them."""
@@ -83,6 +87,17 @@ class Rounds(Loop):
         self._found = self.task.collect(batch, self.step)
         return {}
 
+    def memory(self) -> Any:
+        """What the guards of each process's reward remember: each has seen its own share of the replies."""
+        reward = self.task.reward
+        mine = [reward.state() if isinstance(reward, RewardFunction) else {}]
+        return gather_object(mine) if self.accelerator.num_processes > 1 else mine
+
+    def remember(self, memory: Any) -> None:
+        reward, process = self.task.reward, self.accelerator.process_index
+        if isinstance(reward, RewardFunction):
+            reward.restore(memory[process] if memory and process < len(memory) else {})
+
     def _train_on(self, batch: Batch) -> tuple[dict[str, float], bool, bool]:
         step, processes = self.step, self.accelerator.num_processes
         self.measure(self._collect, batch[self.accelerator.process_index :: processes], random.Random(0))
@@ -128,7 +143,7 @@ def run_stage(
     if args.dry_run:
         print(json.dumps(sizes(config, policy.model, situations)))
         return
-    parts = build(policy, situations, rewarder_of(config.reward, mixture))
+    parts = build(policy, situations, rewarder_of(config.reward, mixture, config.window))
     loop = Rounds(config, parts.model, len(situations), parts.task, config.out, parts.groups)
     policy.model.train()
     loop.run(args.resume)

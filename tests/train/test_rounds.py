@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from multimood_core.errors import ModelError
+from multimood_core.rewards import ReplySituation, RewardFunction
 from tests.train.policies import share_of_letter, toy_policy
 from tests.train.rounds_processes import make_rounds
 from train import grpo, ppo
+from train.rounds import Rounds
 
 pytestmark = pytest.mark.timeout(900)  # each case starts processes that import everything anew
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -68,6 +71,61 @@ def test_a_killed_run_resumes_into_the_curve_of_one_that_was_not_killed(kind: st
     torch.testing.assert_close(resumed.trained_state(), whole.trained_state())
 
 
+class _Letters:
+    """A term of a reward: the share of a reply's letters that are an "e"."""
+
+    name = "letters"
+
+    def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float | None]:
+        return [reward.total for reward in share_of_letter(situations, replies)]
+
+
+class _Bored:
+    """A guard that takes more from a reply at every call."""
+
+    name = "bored"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float]:
+        self.calls += 1
+        return [1 / self.calls] * len(replies)
+
+    def state(self) -> int:
+        return self.calls
+
+    def restore(self, state: int | list[Any]) -> None:
+        self.calls = state if isinstance(state, int) else 0
+
+
+def test_what_a_guard_remembers_goes_with_the_state(tmp_path: Path) -> None:
+    """A run that forgot it would go on with other rewards."""
+
+    def make(out: Path) -> Rounds:
+        loop = make_rounds("grpo", out)
+        loop.task.reward = RewardFunction([(_Letters(), 1.0)], [_Bored()])
+        return loop
+
+    whole, stopped = make(tmp_path / "whole"), make(tmp_path / "stopped")
+    whole.run()
+    rewards = [json.loads(line)["part/guard/bored"] for line in (tmp_path / "whole/metrics.jsonl").open()]
+    assert rewards == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    collect = stopped.task.collect
+
+    def stop_in_the_fourth(batch: Any, step: int) -> Any:
+        if step == 3:
+            stopped._save()
+            raise KeyboardInterrupt
+        return collect(batch, step)
+
+    stopped.task.collect = stop_in_the_fourth  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    make(tmp_path / "stopped").run(resume=True)
+    torch.testing.assert_close(curve(tmp_path / "stopped"), curve(tmp_path / "whole"), atol=1e-5, rtol=1e-5)
+
+
 def test_a_full_disk_says_so_and_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make_rounds("grpo", tmp_path / "run")
     loop.run()
@@ -88,7 +146,7 @@ def toy_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     policy, situations = toy_policy()
     monkeypatch.setattr("train.rounds.load_policy", lambda parent, mixture: policy)
     monkeypatch.setattr("train.rounds.build_task", lambda mixture, model, processor: situations.task)
-    monkeypatch.setattr("train.rounds.rewarder_of", lambda reward, mixture: share_of_letter)
+    monkeypatch.setattr("train.rounds.rewarder_of", lambda reward, mixture, window: share_of_letter)
     monkeypatch.setattr("train.rounds.data_hash", lambda corpora, split, folder: f"{corpora} {split} {folder}")
     mixture = tmp_path / "sft.yaml"
     mixture.write_text("data: here\n")
