@@ -44,7 +44,7 @@ class LocalJudgeConfig(LoopConfig):
     """What the judge's training takes."""
 
     out: Path = field(default=Path("runs/local-judge"), metadata={"help": "folder of the run"})
-    export: Path = field(default=Path("assets/judges/mini"), metadata={"help": "folder that gets the heads, their settings and the card"})
+    export: Path = field(default=Path("assets/judges/mini"), metadata={"help": "folder that gets the heads and their card"})
     heads: int = field(default=4, metadata={"help": "ways of attending to a sentence, for each scale"})
     hidden: int = field(default=64, metadata={"help": "width of what is attended to"})
     dropout: float = field(default=0.3, metadata={"help": "of token states and of what was attended to"})

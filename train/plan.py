@@ -145,7 +145,8 @@ def _autocast() -> Iterator[None]:
     linear = F.linear
 
     def half(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return linear(*(None if t is None else t.to(torch.bfloat16) for t in (x, weight, bias)))
+        low = torch.bfloat16
+        return linear(x.to(low), weight.to(low), None if bias is None else bias.to(low))
 
     with patch.object(F, "linear", half):
         yield

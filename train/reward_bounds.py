@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=EMBEDDED / "bounds.json")
     args = parser.parse_args(argv)
     items = list(items_of(read_mesc()["train"]))
-    origin = f"python -m train.reward_bounds: MESC, train split, {len(items)} replies; MiniLM, and SmolLM2-135M-Instruct on 400 of them"
+    models = "MiniLM, and SmolLM2-135M-Instruct on 400 of them"
+    origin = f"python -m train.reward_bounds: MESC, train split, {len(items)} replies; {models}"
     bounds = measure(items, MiniLM(), FollowUpReward.embedded(1.0), origin)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(asdict(bounds), indent=1) + "\n")
