@@ -249,7 +249,7 @@ def paper_rewards(
 
 
 def _guards(bounds: Bounds, window: int) -> list[Guard]:
-    from multimood_core.guards import CopyGuard, LengthGuard, RepetitionGuard, TemplateGuard
+    from multimood_core.guards import CopyGuard, EndingGuard, LengthGuard, RepetitionGuard, TemplateGuard
 
-    guards: list[Guard] = [LengthGuard(bounds.longest), RepetitionGuard(bounds.repeated), CopyGuard(bounds.copied)]
-    return [*guards, TemplateGuard(bounds.shared, window)] if window else guards
+    plain = LengthGuard(bounds.longest), EndingGuard(), RepetitionGuard(bounds.repeated), CopyGuard(bounds.copied)
+    return [*plain, TemplateGuard(bounds.shared, window)] if window else list(plain)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections import Counter
@@ -64,6 +65,7 @@ def probes(items: Sequence[Item], train: Sequence[Item], seed: int = 0) -> dict[
         "client's words": clients,
         "client's words as a question": [f"You say: {text} Is that right?" for text in clients],
         "first three words of the reference": [" ".join(text.split()[:3]) for text in real],
+        "the same and a full stop": [" ".join(text.split()[:3]).rstrip(".,?!-") + "." for text in real],
         "one question ten times": ["How do you feel?" + " How do you feel?" * 9 for _ in items],
         "five real replies in one": [" ".join(o.therapist.text for o in rng.sample(list(train), 5)) for _ in items],
         "words of the reference, shuffled": [" ".join(rng.sample(t.split(), len(t.split()))) for t in real],
@@ -83,13 +85,17 @@ def score(reward: RewardFunction, situations: Sequence[ReplySituation], replies:
 
 
 def columns(rewards: Sequence[Reward], blind: Sequence[Reward], forgetful: Sequence[Reward]) -> Columns:
-    """Column -> each item's value."""
+    """Column -> each item's value; the last is the product of the guards."""
     parts: Columns = {"reward": [one.total for one in rewards], BLIND: [one.total for one in blind]}
     parts["and without memory"] = [one.total for one in forgetful]
     names = [name for name in rewards[0].parts if "/" not in name or name.startswith("r_sim/")]
-    names += [name for name in rewards[0].parts if name.startswith("guard/")]
     parts |= {name: [one.parts[name] for one in rewards] for name in names}
-    return parts
+    return parts | {"guards": [guard_product(one) for one in rewards]}
+
+
+def guard_product(reward: Reward) -> float:
+    """What the guards leave of a reward."""
+    return math.prod(value for name, value in reward.parts.items() if name.startswith("guard/") and value is not None)
 
 
 def mean_interval(values: Sequence[float | None], weights: np.ndarray) -> dict[str, float]:
@@ -142,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="val", choices=("train", "val"))
     parser.add_argument("--items", type=int, default=250, help="items, drawn from the split")
-    parser.add_argument("--follow-up", action="store_true", help="with the follow-up likelihood")
+    parser.add_argument("--follow-up", action="store_true", help="with the follow-up likelihood as a third term")
     parser.add_argument("--out", type=Path, help="JSON with all figures")
     args = parser.parse_args(argv)
     splits = read_mesc()

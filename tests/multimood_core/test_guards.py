@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from multimood_core.guards import CopyGuard, LengthGuard, RepetitionGuard, TemplateGuard
+from multimood_core.guards import CopyGuard, EndingGuard, LengthGuard, RepetitionGuard, TemplateGuard
 from multimood_core.records import HistoryTurn
 from multimood_core.rewards import Guard, ReplySituation
 
@@ -19,6 +19,14 @@ def factor(guard: Guard, reply: str, situation: ReplySituation = SITUATION) -> f
 
 def test_length_takes_from_the_empty_and_the_overlong() -> None:
     assert [factor(LengthGuard(4), text) for text in ("", " .?! ", "one two three four", "a b c d e f g h")] == [0, 0, 1, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("reply", "share"),
+    [("Since when?", 1.0), ('He said "go on."', 1.0), ("Since when", 0.0), ("", 0.0), ("...", 0.0), ("Yes. It was on the", 0.2)],
+)
+def test_what_breaks_off_is_no_sentence(reply: str, share: float) -> None:
+    assert factor(EndingGuard(), reply) == pytest.approx(share)
 
 
 def test_repetition_counts_word_pairs_that_come_again() -> None:
