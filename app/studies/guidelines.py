@@ -111,7 +111,7 @@ PRACTICE: Final = (
     PracticeItem(
         "practice-5", "grief", "Father died in spring.",
         "Everyone says that time heals. It has been five months, and it does not.",
-        "It is always darkest before the dawn! Think of the happy days and smile.",
+        "It is always darkest before the dawn. Think of the happy days and smile.",
         "Five months is not long for such a loss. It does not have to be better by now.",
         ("tie", "loss", "loss", "tie", "loss"),
         "The first cheers up instead of listening, and repeats what the client has just said does not help. To think of happy "
