@@ -1,9 +1,15 @@
-"""The Live tab: connects one session with its page. What happens is in ``session``, how it looks in ``view``."""
+"""The Live tab: connects one session with its page. What happens is in ``session``, how it looks in ``view``.
+
+What a person does only acts on the session; one event for each page, which ends with it, shows what came of it. So two
+windows on one session show the same, and Gradio's stream of updates is never closed: it closes when the last event ends, and
+an event that begins in that moment is never heard of.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,11 +36,12 @@ from multimood_core.errors import DataError, MultiMoodError
 from multimood_core.media import read_turn
 from multimood_core.records import Turn
 
-REFRESH: Final = 0.06  # seconds between two updates of the page while a reply is written
+REFRESH: Final = 0.05  # seconds between two looks at what changed
 HEARTBEAT: Final = 0.25  # seconds between two updates while nothing but the clock moves
+CHECK: Final = 10.0  # seconds between two updates of a page at rest: with one, Gradio notices that a page was closed
 _QUIET: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-# Gradio drops an event while an earlier one of the same button is followed, and says nothing; the session itself refuses
-# what cannot be done now, and says why.
+# Gradio drops an event while an earlier one of the same element is under way, and says nothing; the session itself
+# refuses what cannot be done now, and says why.
 _ALWAYS: Final[dict[str, Any]] = {**_QUIET, "trigger_mode": "multiple"}
 
 
@@ -76,18 +83,6 @@ class Renderer:
         return [gr.skip() if new == old else new for new, old in zip(now, last, strict=True)]
 
 
-def follow(session: Session) -> Iterator[list[Any]]:
-    """Updates of the page until the session waits for a person again."""
-    render, version = Renderer(), -1
-    while True:
-        version = session.watch(version, HEARTBEAT)
-        busy = session.busy
-        yield render(session)
-        if not busy:
-            return
-        time.sleep(REFRESH)
-
-
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """What the page's events do.
@@ -106,7 +101,7 @@ class Handlers:
             raise gr.Error("This page's session is gone; reload the page for a new one.", print_exception=False)
         return found
 
-    def open(self, hint: str, read: str) -> Iterator[list[Any]]:
+    def open(self, hint: str, read: str) -> list[str]:
         """Opens the page's session, or the one that it had before it was loaded again."""
         try:
             session = self.sessions.open(hint or None)
@@ -115,36 +110,41 @@ class Handlers:
         if read:
             session.acknowledge()
         marks = f'<span data-token="{session.token}" data-capture="{self.capture}"></span>'
-        first = [session.token, marks, export_links(session.token), session.context.problem, session.context.situation]
-        yield from _before(first, session)
+        return [session.token, marks, export_links(session.token), session.context.problem, session.context.situation]
 
-    def doing(self, act: Callable[..., None], *after: Any) -> Callable[..., Iterator[list[Any]]]:
-        """An event that acts on the session and then shows it; an error on purpose is shown as its sentence.
+    async def follow(self, key: str) -> AsyncIterator[list[Any]]:
+        """Updates of the page as long as it is open and its session known."""
+        session, render, seen, shown = self.session(key), Renderer(), -1, 0.0
+        while self.sessions.find(key) is session:
+            now = time.monotonic()
+            if session.version != seen or now - shown >= (HEARTBEAT if session.busy else CHECK):
+                seen, shown = session.version, now
+                yield await asyncio.to_thread(render, session)  # the worker may hold the session's lock
+            await asyncio.sleep(REFRESH)
+
+    def doing(self, act: Callable[..., None], *after: Any) -> Callable[..., Any]:
+        """An event that acts on the session; an error on purpose is shown as its sentence.
 
         Args:
             act: takes the session and the values of the event's inputs after the key.
-            after: updates of the event's outputs before the session's, given where ``act`` succeeded: what a person
-                wrote stays where it was refused.
+            after: the update of the event's output, if it has one, given where ``act`` succeeded: what a person wrote
+                stays where it was refused.
         """
 
-        def handler(key: str, *values: Any) -> Iterator[list[Any]]:
+        def handler(key: str, *values: Any) -> Any:
             session = self.session(key)
-            updates = list(after)
             try:
                 act(session, *values)
             except MultiMoodError as error:
-                gr.Warning(str(error), title="Not done")
-                updates = [gr.skip()] * len(after)
-            yield from _before(updates, session)
+                gr.Warning(str(error))
+                return gr.skip() if after else None
+            return after[0] if after else None
 
         return handler
 
-    def command(self, key: str, event: gr.EventData) -> Iterator[list[Any]]:
+    def command(self, key: str, event: gr.EventData) -> None:
         """A click on what the server drew."""
-        yield from self.doing(_obey)(key, event.command)
-
-    def show(self, key: str) -> Iterator[list[Any]]:
-        yield from follow(self.session(key))
+        self.doing(_obey)(key, event.command)
 
     def open_reply(self, key: str) -> tuple[Any, str, int]:
         """Shows the editor with the suggestion, and keeps whose it is."""
@@ -167,56 +167,55 @@ def build_live(sessions: Sessions, capture: str) -> None:
         sessions: opens and finds the sessions.
         capture: ``browser`` or ``local``: whose camera and microphone a turn is taken with.
     """
-    do, key, unseen = Handlers(sessions, capture), gr.State(""), hidden()
+    do, unseen = Handlers(sessions, capture), hidden()
+    key = unseen.key
     with gr.Row(elem_id="mm-room", equal_height=False):
         left, middle, panel = client_column(), turn_column(), label_column()
     below = foot()
-    out = Renderer.outputs(middle, panel, below)
 
-    _connect_page(do, key, unseen, [below.exports, left.problem, left.situation], out)
-    left.start.click(None, None, None, js="() => window.multimood.start()", **_QUIET).then(do.show, key, out, **_QUIET)
+    _connect_page(do, unseen, [below.exports, left.problem, left.situation], Renderer.outputs(middle, panel, below))
+    left.start.click(None, None, None, js="() => window.multimood.start()", **_QUIET)
     left.end.click(
-        do.doing(lambda s: s.end_capture()), key, out,
+        do.doing(lambda s: s.end_capture()), key, None,
         js="async (...values) => { await window.multimood.stop(); return values; }", **_QUIET,
     )  # fmt: skip
-    left.typed.submit(do.doing(lambda s, text: s.type_turn(text), ""), [key, left.typed], [left.typed, *out], **_ALWAYS)
-    left.clip.upload(do.doing(_take_clip, None), [key, left.clip], [left.clip, *out], **_ALWAYS)
-    left.demo.click(do.doing(_take_demo), key, out, **_QUIET)
+    left.typed.submit(do.doing(lambda s, text: s.type_turn(text), ""), [key, left.typed], left.typed, **_ALWAYS)
+    left.clip.upload(do.doing(_take_clip, None), [key, left.clip], left.clip, **_ALWAYS)
+    left.demo.click(do.doing(_take_demo), key, None, **_QUIET)
     for field in (left.problem, left.situation):
         field.blur(do.describe, [key, left.problem, left.situation], None, **_QUIET)
 
-    middle.accept.click(do.doing(lambda s: s.accept()), key, out, **_QUIET)
-    middle.again.click(do.doing(lambda s: s.regenerate()), key, out, **_QUIET)
-    middle.reject.click(do.doing(lambda s: s.reject()), key, out, **_QUIET)
-    _connect_editor(do, key, middle.edit, do.open_reply, middle.reply_editor, lambda s, text: s.edit(text), out)
-    _connect_editor(do, key, middle.words, do.open_words, middle.words_editor, lambda s, text: s.correct_words(text), out)
+    middle.accept.click(do.doing(lambda s: s.accept()), key, None, **_QUIET)
+    middle.again.click(do.doing(lambda s: s.regenerate()), key, None, **_QUIET)
+    middle.reject.click(do.doing(lambda s: s.reject()), key, None, **_QUIET)
+    _connect_editor(do, key, middle.edit, do.open_reply, middle.reply_editor, lambda s, text: s.edit(text))
+    _connect_editor(do, key, middle.words, do.open_words, middle.words_editor, lambda s, text: s.correct_words(text))
     for drawn in (panel, middle.earlier):
-        drawn.click(do.command, key, out, **_ALWAYS)
-    below.note.submit(do.doing(lambda s, text: s.note(text), ""), [key, below.note], [below.note, *out], **_ALWAYS)
+        drawn.click(do.command, key, None, **_ALWAYS)
+    below.note.submit(do.doing(lambda s, text: s.note(text), ""), [key, below.note], below.note, **_ALWAYS)
 
 
-def _connect_page(do: Handlers, key: gr.State, unseen: Hidden, rest: list[Any], out: list[Any]) -> None:
+def _connect_page(do: Handlers, unseen: Hidden, rest: list[Any], out: list[Any]) -> None:
     """Connects the page's beginning, and the buttons that its script presses."""
+    key = unseen.key
     load = gr.on(
-        None, do.open, [unseen.remembered, unseen.acknowledged], [key, unseen.identity, *rest, *out],
+        None, do.open, [unseen.remembered, unseen.acknowledged], [key, unseen.identity, *rest],
         js="() => window.multimood.remembered()", **_QUIET,
     )  # fmt: skip
     load.then(None, None, None, js="() => window.multimood.ready()", **_QUIET)
-    unseen.acknowledge.click(do.doing(lambda s: s.acknowledge()), key, out, **_QUIET)
-    unseen.refresh.click(do.show, key, out, **_QUIET)
+    unseen.acknowledge.click(do.doing(lambda s: s.acknowledge()), key, None, **_QUIET)
+    unseen.follow.click(do.follow, key, out, **_QUIET)  # at most one at a time: Gradio drops the click while it runs
 
 
 def _connect_editor(
     do: Handlers,
-    key: gr.State,
+    key: gr.Textbox,
     opens: gr.Button,
     fill: Callable[[str], tuple[Any, str, int]],
     editor: Editor,
     act: Callable[[Session, str], None],
-    out: list[Any],
 ) -> None:
     """Connects an editor: opened by ``opens``, saved by its button or Enter, and left."""
-    turn = gr.State(0)
 
     def save(session: Session, number: int, text: str) -> None:
         current = session.current
@@ -226,18 +225,9 @@ def _connect_editor(
 
     hide = gr.update(visible=False)
     focus = f"() => window.multimood.focus('#{editor.text.elem_id} textarea')"
-    opens.click(fill, key, [editor.group, editor.text, turn], **_QUIET).then(None, js=focus, **_QUIET)
-    gr.on(
-        [editor.save.click, editor.text.submit],
-        do.doing(save, hide), [key, turn, editor.text], [editor.group, *out], **_QUIET,
-    )  # fmt: skip
+    opens.click(fill, key, [editor.group, editor.text, editor.turn], **_QUIET).then(None, js=focus, **_QUIET)
+    gr.on([editor.save.click, editor.text.submit], do.doing(save, hide), [key, editor.turn, editor.text], editor.group, **_QUIET)
     editor.leave.click(lambda: hide, None, editor.group, **_QUIET)
-
-
-def _before(first: list[Any], session: Session) -> Iterator[list[Any]]:
-    """The session's updates, with ``first`` before the first of them."""
-    for i, update in enumerate(follow(session)):
-        yield [*(first if i == 0 else [gr.skip()] * len(first)), *update]
 
 
 def _take_clip(session: Session, path: str) -> None:

@@ -59,9 +59,10 @@ class ClientColumn:
 
 @dataclass(frozen=True, slots=True)
 class Editor:
-    """A text with its two ways out, shown when it is asked for."""
+    """A text with its two ways out, shown when it is asked for, and the number of the turn that it belongs to."""
 
     group: gr.Group
+    turn: gr.Number
     text: gr.Textbox
     save: gr.Button
     leave: gr.Button
@@ -94,24 +95,30 @@ class Foot:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What the page's script reads and presses, and no person sees."""
+    """What the page's script reads and presses, and no person sees.
 
+    The session's key is a field and no ``gr.State``: for a state Gradio keeps one more connection open for each page, and a
+    browser has six of them for all pages of a host.
+    """
+
+    key: gr.Textbox
     remembered: gr.Textbox
     acknowledged: gr.Textbox
     identity: gr.HTML
     acknowledge: gr.Button
-    refresh: gr.Button
+    follow: gr.Button
 
 
 def hidden() -> Hidden:
     """The dialogs, and the places where page and server leave each other word."""
     html(NOTICE + HELP, "mm-dialogs")
     return Hidden(
+        gr.Textbox(visible="hidden"),
         gr.Textbox(visible=False),
         gr.Textbox(visible=False),
         html("", "mm-token"),
         gr.Button("acknowledge", elem_id="mm-acknowledge", visible="hidden"),
-        gr.Button("refresh", elem_id="mm-refresh", visible="hidden"),
+        gr.Button("follow", elem_id="mm-follow", visible="hidden"),
     )
 
 
@@ -188,6 +195,7 @@ def _editor(identifier: str, label: str, field: str, doing: str, save: str) -> E
         with gr.Row():
             return Editor(
                 group,
+                gr.Number(0, precision=0, visible="hidden"),
                 text,
                 gr.Button(doing, variant="primary", size="sm", elem_id=save),
                 gr.Button("Back", size="sm", elem_id=f"{identifier}-back"),

@@ -163,6 +163,7 @@
     mode("ready");
     const chosen = localStorage.getItem("multimood.dark");
     if (chosen) dark(chosen === "yes");
+    $("#mm-follow").click();
     watcher.observe(document.body, { subtree: true, childList: true, attributeFilter: ["disabled", "class", "style", "open", "data-do", "data-mm"] });
     const notice = $("#mm-notice");
     notice.addEventListener("keydown", (event) => { if (event.key === "Escape" && unread()) event.preventDefault(); });
@@ -171,9 +172,10 @@
     if (unread()) notice.showModal();
   }
 
-  // What another window did to the session meanwhile, or what came while the computer slept.
-  for (const [target, name] of [[document, "visibilitychange"], [window, "focus"]]) {
-    target.addEventListener(name, () => { if (!document.hidden && token() && !state.turn) $("#mm-refresh")?.click(); });
+  // After a lost connection the page follows its session again as soon as somebody does something in it.
+  const follow = () => { if (token()) $("#mm-follow")?.click(); };
+  for (const name of ["focus", "online", "click", "keydown"]) {
+    addEventListener(name, (event) => { if (event.target?.id !== "mm-follow") follow(); });
   }
 
   const remembered = () => [sessionStorage.getItem("multimood.session") || "", localStorage.getItem("multimood.notice") || ""];

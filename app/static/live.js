@@ -204,7 +204,6 @@
     close(turn.media);
     mode("ready");
     say(text, true);
-    $("#mm-refresh")?.click();
   }
 
   async function stop() {
@@ -238,8 +237,14 @@
     clear();
     await post({ do: "cancel" }).catch(() => {});
     say("The turn was thrown away.");
-    $("#mm-refresh")?.click();
   }
+
+  // A turn ends once: by a press or by its pause, however often the button is pressed until then.
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("#mm-end")) return;
+    if (!state.turn || state.turn.ending) event.stopImmediatePropagation();
+    else state.turn.ending = true;
+  }, true);
 
   // -- the read-out ----------------------------------------------------------------------------------------------
 

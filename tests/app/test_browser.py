@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
+from types import AsyncGeneratorType
 from typing import Any
 
 import av
@@ -12,6 +14,7 @@ import pytest
 
 from app.build import Served
 from app.exchange import Exchange
+from app.live import CHECK
 from multimood_core.labels import EMOTIONS
 from multimood_core.media import resample
 from tests.app.browser import Visitor, browser, session_of, write_camera, write_microphone
@@ -30,6 +33,13 @@ WATCH = """() => { window.seen = {replies: []}; const look = () => {
   if (text && text !== seen.replies.at(-1)) seen.replies.push(text); };
   const all = {subtree: true, childList: true, characterData: true};
   new MutationObserver(look).observe(document.querySelector('#mm-room'), all); }"""
+
+
+# The parts of the page that an answer pushed elsewhere.
+MOVED = """() => { window.moved = new Set(); new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) for (const { node, previousRect: a, currentRect: b } of entry.sources)
+    if (node?.id && (a.x !== b.x || a.y !== b.y)) window.moved.add(`${node.id} ${a.x},${a.y} > ${b.x},${b.y}`);
+  }).observe({type: 'layout-shift'}); }"""
 
 
 def assert_nothing_lost(visitor: Visitor, exchange: Exchange) -> None:
@@ -203,9 +213,11 @@ def test_two_browsers_see_their_own_and_nothing_sticks_out(chromium: str, served
         mine, other = (Visitor(opened.new_context(viewport=size).new_page(), served.url) for _ in range(2))
         for visitor in (mine, other):
             visitor.acknowledge()
+        mine.page.evaluate(MOVED)
         mine.page.fill("#mm-typed textarea", "Only mine.")
         mine.page.click("#mm-typed button")
         mine.answered()
+        assert mine.page.evaluate("() => [...window.moved]") == [], "what stands in the page moved while the answer came"
         assert "Only mine." in mine.page.inner_text("#mm-now")
         other.page.wait_for_timeout(500)
         assert "No turn yet" in other.page.inner_text("#mm-now")
@@ -268,3 +280,48 @@ def test_what_is_refused_stays_in_its_field_and_a_double_click_is_one(chromium: 
         page.wait_for_selector("#mm-now .mm-problem")
         assert "words.mp4" in page.inner_text("#mm-now .mm-problem")
         assert not visitor.errors
+
+
+def followed() -> int:
+    """How many pages are shown what happens in their session."""
+    running = [g for g in gc.get_objects() if type(g) is AsyncGeneratorType and g.__name__ == "follow" and g.ag_frame]
+    return len(running)
+
+
+def test_two_windows_show_one_session_and_a_closed_one_is_let_go(chromium: str, served: Served) -> None:
+    with browser(chromium, None, None) as opened:
+        context = opened.new_context()
+        visitor = Visitor(context.new_page(), served.url)
+        visitor.acknowledge()
+        session = session_of(visitor, served)
+        visitor.page.wait_for_timeout(1000 * (CHECK + 5))  # those of earlier tests are gone by then
+        mine = followed()
+        assert mine >= 1
+        other = context.new_page()
+        other.add_init_script(f"sessionStorage.setItem('multimood.session', '{session.token}')")
+        other.goto(served.url)
+        other.wait_for_selector("#mm-now .mm-empty")
+        visitor.page.fill("#mm-note textarea", "tired")
+        visitor.page.press("#mm-note textarea", "Enter")
+        other.wait_for_function("() => document.querySelector('#mm-notes').innerText.includes('tired')")
+        assert followed() == 2 * mine
+        other.close()
+        visitor.page.wait_for_timeout(1000 * (CHECK + 5))
+        assert followed() == mine
+
+
+def test_no_event_is_lost_when_another_ends(chromium: str, served: Served) -> None:
+    """Gradio closes its stream with the last event that runs; one that begins then would never be heard of."""
+    with browser(chromium, None, None) as opened:
+        visitor = Visitor(opened.new_page(), served.url)
+        visitor.acknowledge()
+        page = visitor.page
+        field = page.locator("#mm-note textarea")
+        for number in range(40):
+            gap = 20 * (number % 8)
+            page.evaluate("(gap) => { setTimeout(() => document.querySelector('#mm-acknowledge').click(), gap); }", gap)
+            page.wait_for_timeout(gap)
+            field.fill(f"note {number}.")
+            field.press("Enter")
+            page.wait_for_selector(f"#mm-notes p:has-text('note {number}.')", timeout=30_000)
+            page.wait_for_function("() => document.querySelector('#mm-note textarea').value === ''", timeout=30_000)

@@ -222,13 +222,43 @@ def test_a_session_by_the_keyboard_alone(visitor: Visitor, served: Served) -> No
 
 def test_keys_of_this_tab_rest_while_another_is_shown(visitor: Visitor, served: Served) -> None:
     visitor.acknowledge()
-    page = visitor.page
-    page.evaluate("() => document.querySelector('#mm-tab-live').style.display = 'none'")
-    page.locator("body").press(" ")
-    page.locator("body").press("?")
+    page, hands = visitor.page, Keyboard(visitor.page)
+    session = session_of(visitor, served)
+    page.focus("#mm-tab-live-button")
+    hands.press("ArrowRight")
+    page.wait_for_selector("#mm-room", state="hidden")
+    assert hands.focused()["name"] == "Annotate"
+    page.evaluate("() => document.activeElement.blur()")
+    hands.press("Space", "t", "?")
     page.wait_for_timeout(SETTLED)
     assert not page.is_visible("#mm-help")
-    assert session_of(visitor, served).phase == "ready"
-    page.evaluate("() => document.querySelector('#mm-tab-live').style.display = ''")
-    page.locator("body").press("?")
+    assert session.phase == "ready"
+    page.focus("#mm-tab-annotate-button")
+    hands.press("ArrowRight")  # from the last to the first
+    page.wait_for_selector("#mm-room")
+    hands.press("?")
     page.wait_for_selector("#mm-help[open]")
+
+
+def test_an_open_turn_goes_on_and_is_said_while_another_tab_is_shown(visitor: Visitor, served: Served) -> None:
+    visitor.acknowledge()
+    page = visitor.page
+    session = session_of(visitor, served)
+    page.uncheck("#mm-auto input")
+    page.locator("body").press(" ")
+    page.wait_for_selector("#mm-end:visible")
+    page.click("#mm-tab-annotate-button")
+    page.wait_for_selector("#mm-room", state="hidden")
+    assert page.is_visible("#mm-top .mm-air")
+    buffer = session.buffer
+    assert buffer is not None
+    before = buffer.counts
+    page.wait_for_timeout(1500)
+    assert (buffer.counts.samples, buffer.counts.frames) > (before.samples, before.frames)
+    page.click("#mm-tab-live-button")
+    page.wait_for_selector("#mm-video:visible")
+    assert not page.is_visible("#mm-stage .mm-off")
+    page.click("[data-page=cancel]")
+    page.wait_for_selector("#mm-start:visible")
+    until(session, lambda: session.phase == "ready")
+    assert not page.is_visible("#mm-top .mm-air")
