@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, AutoConfig, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.llama.modeling_llama import repeat_kv
 
 from multimood_core.config import MultiMoodConfig
 from multimood_core.errors import DataError
@@ -133,7 +134,9 @@ class _Flash(torch.autograd.Function):
 
 
 def _planned_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    return _Flash.apply(query, key, value).transpose(1, 2), None
+    # With a padding mask, transformers gives each query head keys and values of its own.
+    shared = query.shape[1] // key.shape[1]
+    return _Flash.apply(query, repeat_kv(key, shared), repeat_kv(value, shared)).transpose(1, 2), None
 
 
 AttentionInterface.register("planned", _planned_attention)
@@ -285,6 +288,7 @@ def plan_training(
     loss: Callable[[int, int], Callable[[], Tensor]],
     tokens: Mapping[str, float],
     besides: float = 0.0,
+    redrawn: Sequence[int] = (),
 ) -> Plan:
     """Count what a run takes.
 
@@ -297,12 +301,14 @@ def plan_training(
         loss: (rows, tokens) -> what computes such a batch's loss on the meta device.
         tokens: mean tokens of a sample, by what they stand for; for the reader.
         besides: operations of a sample that ``loss`` leaves out, as of frozen projectors.
+        redrawn: the samples' tokens when history and media are drawn again: batches are made once, and may grow a little.
     """
     strategy = read_strategy(args.strategy, args.device)
     batches = token_batches(lengths, config.batch_tokens, random.Random(config.seed))
-    largest = max(batches, key=lambda batch: len(batch) * max(lengths[i] for i in batch))
+    drawn = redrawn or lengths
+    largest = max(batches, key=lambda batch: len(batch) * max(drawn[i] for i in batch))
     rows = math.ceil(len(largest) / strategy.processes)
-    width = max(lengths[i] for i in largest)
+    width = max(drawn[i] for i in largest)
     half = config.precision != "no"
     peak = count(model, loss(rows, width), half).peak
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -64,20 +64,25 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
     task = SftTask(replace(config, sentences=0), model, processor, read_split(CORPUS, "train", config.data), [])
     add_lora(model, config.rank, config.alpha, config.lora_dropout)
     video, audio = model_config.video_tokens(model_config.num_frames), audio_tokens(model_config)
-    rng, lengths, sums = random.Random(config.seed), [], dict.fromkeys(("video", "audio", "turns", "text"), 0)
-    for length, item in zip(task.lengths, task.items, strict=True):
+    means = dict.fromkeys(("video", "audio", "turns", "text"), 0.0)
+
+    def with_media(index: int, length: int, rng: random.Random) -> int:
         heard, seen = task.chosen(rng)
-        turns = max(1, item.index)
+        turns = max(1, task.items[index].index)
         parts = {"video": video if seen else 1, "audio": audio if heard else 1, "turns": turns, "text": length - turns - 2}
-        sums = {name: sums[name] + count for name, count in parts.items()}
-        lengths.append(sum(parts.values()))
-    means = {name: total / len(lengths) for name, total in sums.items()}
+        for name, count in parts.items():
+            means[name] += count / len(task.items) / 2  # of two draws
+        return sum(parts.values())
+
+    rng = random.Random(config.seed)
+    lengths = [with_media(i, length, rng) for i, length in enumerate(task.lengths)]
+    redrawn = [with_media(i, len(task.encode(i, rng, read=False).ids), rng) for i in range(len(task.items))]
     short = round(means["text"] / 2)  # a clip alone: the same prompt without words and turns
     for names, count in ((config.voices, audio), (config.faces, video)):
         for name in names:
             clips = len(read_clips(name, "train", config.data, config.data_sets))
             lengths += [short + count] * (clips * config.clips)
-    lengths += [short] * config.sentences
+            redrawn += [short + count] * (clips * config.clips)
     some = range(0, len(task.items), 20)
     learnt = math.ceil(sum(sum(map(bool, task.encode(i, rng).weights)) for i in some) / len(some))
     frozen = [model.model.vision_projector, model.model.audio_projector]
@@ -89,7 +94,7 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
         return language_model_loss(model.train(), rows, width, learnt)
 
     besides = per_token * (means["video"] + means["audio"])
-    return plan_training(config, args, "sft", model, lengths, loss, tokens, besides)
+    return plan_training(config, args, "sft", model, lengths, loss, tokens, besides, redrawn)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -40,7 +40,9 @@ def make(device: str, checkpointing: bool) -> MultiMoodForConditionalGeneration:
 def step(model: MultiMoodForConditionalGeneration, half: bool) -> None:
     embeds = torch.randn(ROWS, WIDTH, 384).requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        mask = torch.ones(ROWS, WIDTH, dtype=torch.long)
+        mask[0, -5:] = 0
+        hidden = model.model.language_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden.flatten(0, 1)[: ROWS * LEARNT].float())
     F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
     model.zero_grad()
