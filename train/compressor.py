@@ -189,6 +189,9 @@ def build(config: CompressorConfig) -> tuple[MultiMoodProcessor, Reconstruction]
     if compressor is None:
         raise ModelError(f"Expected compressor_config in {config.model}, which is what this stage trains.")
     torch.manual_seed(config.seed)
+    for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        with torch.no_grad():  # <MEM> ends a turn that is written again, so it needs rows: the mean word's
+            table[compressor.memory_token_id] = table.float().mean(0)
     compressor.float().requires_grad_(True)
     if config.start:
         load_compressor(model, config.start)

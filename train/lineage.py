@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,11 @@ def lineage(stage: str, config: Any, parents: Mapping[str, Path | None], data: s
         data: SHA-256 of the data that was learnt from.
         steps: that were made.
     """
+    known = {what: path for what, path in parents.items() if path}
     return {
         "stage": stage,
-        "parents": {what: {"name": str(path), "sha256": weights_hash(path)} for what, path in parents.items() if path},
+        "parents": {what: {"name": str(path), "sha256": weights_hash(path)} for what, path in known.items()},
+        "commands": commands(known.values()),
         "data_sha256": data,
         "config": plain_config(config),
         "commit": commit(),
@@ -36,6 +41,19 @@ def weights_hash(folder: Path) -> str:
     """SHA-256 over a folder's weights and their configuration; of a sharded checkpoint over its index, which names them."""
     found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.safetensors"))
     return sha256_of([*found, *filter(Path.is_file, [folder / "config.json", folder / "config.yaml"])])
+
+
+def commands(parents: Iterable[Path]) -> list[str]:
+    """The commands that made the parents, each once and in order, and this process's own where it is a stage's."""
+    found: dict[str, None] = {}
+    for folder in parents:
+        path = folder / "lineage.json"
+        if path.is_file():
+            found |= dict.fromkeys(json.loads(path.read_text()).get("commands", ()))
+    script = Path(sys.argv[0])
+    if script.parent == Path(__file__).parent:
+        found[shlex.join(["python", "-m", f"train.{script.stem}", *sys.argv[1:]])] = None
+    return list(found)
 
 
 def commit() -> str:
