@@ -65,7 +65,7 @@ def build(sessions: Sessions, capture: str) -> gr.Blocks:
     }
     with gr.Blocks(title="MultiMood", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS,) * 2) as page:
         theme.html(
-            '<header class="mm-head"><b>MultiMood</b><span>research tool for professionals, in simulation</span>'
+            '<header class="mm-head"><h1>MultiMood</h1><span>research tool for professionals, in simulation</span>'
             '<span class="mm-right"><span class="mm-air"><i></i>an AI is reading</span>'
             '<button type="button" class="mm-plain" data-page="theme">Light, dark</button>'
             '<button type="button" class="mm-plain" data-page="notice">Notice</button></span></header>',

@@ -81,7 +81,7 @@ def middle(session: Session, seconds: float = 0.0) -> str:
 
 
 def _hint(title: str, text: str) -> str:
-    return f'<div class="mm-empty"><h3>{title}</h3><p>{text}</p></div>'
+    return f'<div class="mm-empty"><h2>{title}</h2><p>{text}</p></div>'
 
 
 def _stage(session: Session) -> str:
@@ -231,7 +231,7 @@ def _strategies(exchange: Exchange) -> str:
 
 
 def _group(title: str, note: str, body: str, name: str) -> str:
-    return f'<div class="mm-group {name}"><h4>{title}<span>{escape(note)}</span></h4>{body}</div>'
+    return f'<div class="mm-group {name}"><h2>{title}<span>{escape(note)}</span></h2>{body}</div>'
 
 
 def _facts(session: Session, exchange: Exchange | None) -> str:
