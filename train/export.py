@@ -138,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def fill(folder: Path) -> None:
         if config.form == "merged":
-            merge(checkpoint.model).to(_DTYPES[config.dtype]).save_pretrained(folder)
+            merged: Any = merge(checkpoint.model)
+            merged.to(_DTYPES[config.dtype]).save_pretrained(folder)
             checkpoint.processor.save_pretrained(folder)
         else:
             for name in filter(lambda name: (source / name).is_file(), _KEPT):

@@ -61,7 +61,8 @@ def write_again(model: Reconstruction, processor: MultiMoodProcessor, turns: Seq
     embed = model.llm.get_input_embeddings()
     shared = embed(history) if model.compressor.shared_embeddings else None
     memory = model.compressor(history, shared, torch.ones_like(history)).memory
-    step, cache, written = memory[None].to(embed.weight), None, [[] for _ in units]
+    step, cache = memory[None].to(embed.weight), None
+    written: list[list[int]] = [[] for _ in units]
     turn, memory_id = 0, processor.tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
     for _ in range(2 * history.shape[1]):
         out = model.llm.base_model(inputs_embeds=step, past_key_values=cache, use_cache=True)
