@@ -24,6 +24,11 @@ _ENOUGH: Final = 20  # calls after which the failure rate means something
 _FOR_GOOD: Final = (401, 403, 404)  # wrong key, no right, no such model: the next call would fail as well
 
 
+def key_of_environment() -> str:
+    """The judge's key: ``MULTIMOOD_JUDGE_KEY``, else ``OPENAI_API_KEY``; empty where neither is set."""
+    return os.environ.get("MULTIMOOD_JUDGE_KEY") or os.environ.get("OPENAI_API_KEY", "")
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
     """Which model is called where, and how.
@@ -58,7 +63,7 @@ class EndpointSettings:
         return cls(
             environment["MULTIMOOD_JUDGE_MODEL"],
             environment.get("MULTIMOOD_JUDGE_URL") or None,
-            environment.get("MULTIMOOD_JUDGE_KEY") or environment.get("OPENAI_API_KEY", ""),
+            key_of_environment(),
             cache=Path(cache) if cache else None,
         )
 

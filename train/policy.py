@@ -20,11 +20,11 @@ from torch import nn
 from multimood_core.errors import DataError, ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.registry import ADAPTER, DEFAULT, Checkpoint, load
-from multimood_core.rewards import WINDOW, ReplySituation, Reward, RewardFunction, embedded_rewards
+from multimood_core.rewards import ReplySituation, Reward, RewardFunction, embedded_rewards
 from train.base import EMBEDDED, build_base, own_device
 from train.config import load_config
-from train.loop import LoopConfig
 from train.mixture import SftConfig
+from train.paper_reward import RewardConfig
 from train.rollouts import COMPLETIONS
 
 REFERENCE: Final = "reference"  # the frozen adapter
@@ -32,7 +32,7 @@ Rewarder = Callable[[Sequence[ReplySituation], Sequence[str]], Sequence[Reward]]
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyConfig(LoopConfig):
+class PolicyConfig(RewardConfig):
     """Settings that GRPO and PPO share."""
 
     out: Path = field(default=Path("runs/policy"), metadata={"help": "folder of the run"})
@@ -43,8 +43,6 @@ class PolicyConfig(LoopConfig):
         default=Path("train/configs/sft_mini.yaml"), metadata={"help": "SFT settings by which history and media are drawn"}
     )
     root: Path | None = field(default=None, metadata={"help": "where the data sets lie; null: as the mixture says"})
-    reward: str = field(default=EMBEDDED, metadata={"help": f"{EMBEDDED}, or the folder of a trained reward model"})
-    window: int = field(default=WINDOW, metadata={"help": "situations that the reward's guard against templates remembers"})
     completion: str = field(default="reply", metadata={"help": f"what the policy is rewarded for: {' or '.join(COMPLETIONS)}"})
     prompts: int = field(default=4, metadata={"help": "prompts a step, over all processes"})
     group: int = field(default=4, metadata={"help": "completions of each prompt (paper: G = 4)"})

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -25,9 +25,12 @@ from train.config import dump_config
 from train.lineage import lineage
 from train.loop import Batch, Loop
 from train.mixture import CORPUS, build_task
+from train.paper_reward import PAPER, paper_reward, usage_of
 from train.policy import PolicyConfig, Rewarder, load_policy, parents_of, read_mixture, rewarder_of
 from train.rollouts import Situations
 from train.turns import data_hash
+
+_ASKED: Final = ("calls", "failed", "cached", "tokens_in", "tokens_out", "cost")
 
 
 class RoundTask(Protocol):
@@ -106,7 +109,11 @@ class Rounds(Loop):
             self.step = step
             numbers, late, stop = super()._train_on(batch)
             updates.append(numbers)
-        found = gather_object([dict(self._found)]) if processes > 1 else [self._found]
+        usage = usage_of(self.task.reward)
+        # Their mean over the processes, as of the other measures, is the sum of what the processes asked.
+        asked = {f"judge/{name}": usage[name] * processes for name in _ASKED if usage.get(name) is not None}
+        mine = dict(self._found) | asked
+        found = gather_object([mine]) if processes > 1 else [mine]
         return _means(updates) | _means(found), late, stop
 
 
@@ -143,10 +150,19 @@ def run_stage(
     if args.dry_run:
         print(json.dumps(sizes(config, policy.model, situations)))
         return
-    parts = build(policy, situations, rewarder_of(config.reward, mixture, config.window))
+    reward: Rewarder
+    if config.reward == PAPER:
+        reward = paper_reward(config, config.out, [item.therapist.text for item in situations.task.items])
+    else:
+        reward = rewarder_of(config.reward, mixture, config.window)
+    parts = build(policy, situations, reward)
     loop = Rounds(config, parts.model, len(situations), parts.task, config.out, parts.groups)
     policy.model.train()
-    loop.run(args.resume)
+    try:
+        loop.run(args.resume)
+    finally:
+        if usage := usage_of(reward):
+            print(f"The judge, asked by process {loop.accelerator.process_index}: {json.dumps(usage)}")
     told = lineage(stage, config, parents_of(policy), data_hash([CORPUS], "train", mixture.data), loop.step)
 
     def fill(folder: Path) -> None:

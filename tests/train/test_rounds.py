@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from multimood_core.errors import ModelError
 from multimood_core.rewards import ReplySituation, RewardFunction
-from tests.train.policies import share_of_letter, toy_policy
+from tests.train.policies import share_of_letter
 from tests.train.rounds_processes import make_rounds
 from train import grpo, ppo
 from train.rounds import Rounds
@@ -138,19 +138,6 @@ def test_a_full_disk_says_so_and_leaves_the_last_state(tmp_path: Path, monkeypat
     with pytest.raises(ModelError, match=r"Could not write .*state: .*No space left.*make room"):
         loop._save()
     assert (tmp_path / "run/state/trained.safetensors").read_bytes() == before
-
-
-@pytest.fixture
-def toy_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A mixture's settings, and toy parts in place of the embedded model, its data and its reward."""
-    policy, situations = toy_policy()
-    monkeypatch.setattr("train.rounds.load_policy", lambda parent, mixture: policy)
-    monkeypatch.setattr("train.rounds.build_task", lambda mixture, model, processor: situations.task)
-    monkeypatch.setattr("train.rounds.rewarder_of", lambda reward, mixture, window: share_of_letter)
-    monkeypatch.setattr("train.rounds.data_hash", lambda corpora, split, folder: f"{corpora} {split} {folder}")
-    mixture = tmp_path / "sft.yaml"
-    mixture.write_text("data: here\n")
-    return mixture
 
 
 @pytest.mark.parametrize("main", [grpo.main, ppo.main], ids=["grpo", "ppo"])

@@ -1,0 +1,22 @@
+"""A stage of rewards at toy size, for more than one file of tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.train.policies import share_of_letter, toy_policy
+
+
+@pytest.fixture
+def toy_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mixture's settings, and toy parts in place of the embedded model, its data and its reward."""
+    policy, situations = toy_policy()
+    monkeypatch.setattr("train.rounds.load_policy", lambda parent, mixture: policy)
+    monkeypatch.setattr("train.rounds.build_task", lambda mixture, model, processor: situations.task)
+    monkeypatch.setattr("train.rounds.rewarder_of", lambda reward, mixture, window: share_of_letter)
+    monkeypatch.setattr("train.rounds.data_hash", lambda corpora, split, folder: f"{corpora} {split} {folder}")
+    mixture = tmp_path / "sft.yaml"
+    mixture.write_text("data: here\n")
+    return mixture
