@@ -1,9 +1,11 @@
 """Write a checkpoint's model card from its reports, so that no score in it is typed.
 
     python -m train.card --checkpoint mini-sft --reports R1.json R2.json ... [--readme README.md]
+    python -m train.card --checkpoint mini-grpo --reports R1.json ... --rewards REWARDS.json ...
 
 The reports are those of ``train.evaluate``; they are kept beside the card without their single items. ``--readme`` also
-writes their tables between the two result marks of that file.
+writes their tables between the two result marks of that file. Rewards are those of ``train.score_rewards``, of which the
+checkpoint trained with them shows its own column and its parent's.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from multimood_core.errors import DataError
 from multimood_core.registry import checkpoint_sha256, resolve
 from train.config import run_command
 from train.data import HELD_OUT_SPEAKERS
+from train.score_rewards import table
 
 _CARD: Final = """# {name}
 
 A small multimodal model for emotional support that runs on two CPU cores: it reads a client's turn (face, voice, words
 and the history of the session) and predicts the client's emotion, the therapist's emotion and the counselling strategy,
-and suggests a reply. It is the embedded default of MultiMood, trained with the project's own code.
+and suggests a reply. {stage}
 
 **Research use only**: the data it was trained on allow no other. It is no medical device. Use it in simulation and
 training, with a professional who decides.
@@ -48,7 +51,7 @@ split.
 
 ## How it was trained
 {training}
-
+{rewards}
 ## Scores
 Each block is one command's output; the trivial baselines stand below the model. `uar` is recall averaged over classes.
 {scores}
@@ -61,6 +64,24 @@ Each block is one command's output; the trivial baselines stand below the model.
 - Replies are those of a 135M model: fluent at best, often beside the point. They are suggestions to a professional.
 - Labels lean on earlier labels of the session: with the annotators' labels in the history (`gold-history`) the scores are
   about those of copying the last one; what a session without corrections gives is `self-history`.
+{limits}"""
+
+_STAGES: Final = {
+    "sft": "It is the embedded default of MultiMood, trained with the project's own code.",
+    "grpo": "It is `{parent}` after reinforcement learning by GRPO with the project's own code, to be put beside it.",
+    "ppo": "It is `{parent}` after reinforcement learning by PPO with the project's own code, to be put beside it.",
+}
+_REWARDS: Final = """
+The reward is the mean of r_trust and r_sim times the guards, as embedded: a local judge that knows empathy alone of the
+seven dimensions, and MiniLM in the place of BGE-M3. Prompts are the items of MESC's training split. Curves of the reward
+and its parts, of the divergence from the parent and of the replies' length: `curves.jsonl`, shown in the app's Runs tab.
+
+## Rewards
+Mean over the items with its 95 % interval over dialogues; beside it the difference to the parent, paired.
+{tables}
+"""
+_RL_LIMIT: Final = """\
+- The reward is what two small models see: it is no measure of help. A higher one says that the policy does what is rewarded.
 """
 
 
@@ -93,6 +114,23 @@ def _block(report: dict[str, Any], command: str) -> str:
     low, high = report["tasks"]["client_emotion"]["accuracy_interval"]
     lines.append(f"\n95 % interval of the client emotion's accuracy: {100 * low:.1f} to {100 * high:.1f}.")
     return "\n".join(lines)
+
+
+def _reward_tables(folder: Path, parent: str, paths: Sequence[Path]) -> str:
+    """The rewards of the checkpoint and its parent on each split, which are kept beside the card.
+
+    Raises:
+        DataError: a file does not have both.
+    """
+    blocks = []
+    for path in paths:
+        found = json.loads(path.read_text())
+        if not {parent, folder.name} <= set(found):
+            raise DataError(f"Expected the rewards of {parent} and {folder.name} in {path}, got those of {', '.join(found)}.")
+        kept = {name: found[name] for name in (parent, folder.name)}
+        (folder / "reports" / f"rewards_{path.stem}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        blocks.append(f"\nMESC, {path.stem} split, n = {kept[folder.name]['n']}:\n\n{table(kept)}")
+    return "\n".join(blocks)
 
 
 _REPLIES: Final = {
@@ -145,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--reports", type=Path, nargs="+", required=True)
+    parser.add_argument("--rewards", type=Path, nargs="+", default=(), help="of train.score_rewards, named SPLIT.json")
     parser.add_argument("--readme", type=Path, help="a file with result marks")
     args = parser.parse_args(argv)
     folder = resolve(args.checkpoint)
@@ -155,12 +194,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         (folder / "reports" / path.name).write_text(json.dumps(report, indent=1) + "\n")
         reports.append(report)
         blocks.append(_block(report, report["command"]))
+    lineage = json.loads((folder / "lineage.json").read_text())
+    parent = Path(lineage.get("parents", {}).get("policy", {}).get("name", "")).name
+    by_reward = bool(parent)
+    if by_reward != bool(args.rewards):
+        raise DataError(
+            "Expected --rewards for a checkpoint trained with rewards, and for no other; "
+            f"{folder.name} is of stage {lineage['stage']}."
+        )
     card = _CARD.format(
         name=folder.name,
+        stage=_STAGES[lineage["stage"]].format(parent=parent),
+        rewards=_REWARDS.format(tables=_reward_tables(folder, parent, args.rewards)) if by_reward else "",
+        limits=_RL_LIMIT if by_reward else "",
         rank=json.loads((folder / "adapter_config.json").read_text())["r"],
         sha256=checkpoint_sha256(folder),
         apart="; ".join(f"{name} speakers {', '.join(sorted(people))}" for name, people in HELD_OUT_SPEAKERS.items()),
-        training=_training(json.loads((folder / "lineage.json").read_text())),
+        training=_training(lineage),
         scores="\n".join(blocks),
     )
     (folder / "README.md").write_text(card)

@@ -2,23 +2,27 @@
 
     python -m train.evaluate --data mesc --split val --responses --checkpoint mini-sft --out sft.json   (and so on)
     python -m train.score_rewards --reports sft.json grpo.json ppo.json [--reward embedded] [--out rewards.json]
+        [--readme README.md]
 
-Means of the total and of each part with 95 % intervals over whole dialogues, and each later report's difference to the
-first on the same items. A reward that is missing is left out of both, and counted.
+Means of the total and of each part with 95 % intervals over whole dialogues, the labels' accuracies, and each later
+report's difference to the first on the same items. A reward that is missing is left out of both, and counted. ``--readme``
+writes the table between the two reward marks of that file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tqdm import tqdm
 
 from multimood_core.bootstrap import interval, mean_of, paired_difference, resamples
+from multimood_core.decoding import LABELS
 from multimood_core.dialogues import items_of
 from multimood_core.errors import DataError
 from multimood_core.rewards import ReplySituation, Reward
@@ -29,12 +33,13 @@ from train.policy import Rewarder, rewarder_of
 from train.rollouts import situation_of
 
 _CHUNK = 32  # replies scored together
+_MARKS: Final = re.compile(r"(<!-- rewards: .*? -->\n).*?(<!-- /rewards -->)", re.DOTALL)
 Parts = dict[str, list[float | None]]
 """Part -> a value for each item, in the reports' order; "reward" is the total."""
 
 
-def read_replies(path: Path) -> dict[str, str]:
-    """Item id -> reply, from a report.
+def read_replies(path: Path) -> tuple[dict[str, str], Parts]:
+    """Item id -> reply, from a report; and for each label whether it was right, 1 or 0 for each item in the same order.
 
     Raises:
         DataError: the file is no report with replies.
@@ -42,11 +47,18 @@ def read_replies(path: Path) -> dict[str, str]:
     try:
         items = json.loads(path.read_text())["items"]
         replies = {item["id"]: item["response"] for item in items}
+        right: Parts = {
+            f"{task.replace('_', ' ')}, accuracy": [
+                float(task in item["predicted"] and item["predicted"][task]["label"] == item["truth"][task])
+                for item in items
+            ]
+            for task in LABELS
+        }
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise DataError(f"Expected a report of train.evaluate --responses at {path}: {cause!r}") from cause
     if not replies or any(reply is None for reply in replies.values()):
         raise DataError(f"{path} has items without a reply. Run train.evaluate with --responses.")
-    return replies
+    return replies, right
 
 
 def score(replies: Mapping[str, str], situations: Mapping[str, ReplySituation], reward: Rewarder) -> Parts:
@@ -108,20 +120,33 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def put_between_marks(readme: Path, lines: str) -> None:
+    """Write ``lines`` between the two reward marks of a file.
+
+    Raises:
+        DataError: it has none; it is left as it is.
+    """
+    text = readme.read_text()
+    if not _MARKS.search(text):
+        raise DataError(f"Expected the marks <!-- rewards: ... --> and <!-- /rewards --> in {readme}.")
+    readme.write_text(_MARKS.sub(lambda mark: f"{mark[1]}{lines}\n{mark[2]}", text))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, nargs="+", required=True, help="of train.evaluate --responses")
     parser.add_argument("--reward", default="embedded", help="embedded, or the folder of a trained reward model")
     parser.add_argument("--out", type=Path, help="JSON with all figures")
+    parser.add_argument("--readme", type=Path, help="a file with reward marks")
     args = parser.parse_args(argv)
     situations = {item.id: situation_of(item) for split in read_mesc().values() for item in items_of(split)}
     reward = rewarder_of(args.reward)
-    replies = {path.stem: read_replies(path) for path in args.reports}
-    items = list(replies[args.reports[0].stem])
-    if any(list(one) != items for one in replies.values()):
+    answers = {path.stem: read_replies(path) for path in args.reports}
+    items = list(answers[args.reports[0].stem][0])
+    if any(list(replies) != items for replies, _ in answers.values()):
         raise DataError("Expected reports on the same items. Evaluate the checkpoints on the same split and limit.")
     dialogues = [name.rpartition("/")[0] for name in items]
-    scored = {name: score(one, situations, reward) for name, one in replies.items()}
+    scored = {name: score(replies, situations, reward) | right for name, (replies, right) in answers.items()}
     first = scored[args.reports[0].stem]
     found = {
         name: {
@@ -134,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(found))
     if args.out:
         write_file(args.out, lambda path: path.write_text(json.dumps(found, indent=1) + "\n"))
+    if args.readme:
+        put_between_marks(args.readme, table(found))
 
 
 if __name__ == "__main__":

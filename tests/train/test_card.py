@@ -58,6 +58,28 @@ def test_card_and_readme_are_written_from_the_reports(folder: Path, tmp_path: Pa
     assert "items" not in kept["responses"]
 
 
+def test_a_checkpoint_trained_with_rewards_shows_them_beside_its_parents(folder: Path, tmp_path: Path) -> None:
+    told = json.loads((folder / "lineage.json").read_text())
+    told |= {"stage": "grpo", "parents": {"policy": {"name": "assets/checkpoints/mini-sft", "sha256": "0"}}}
+    (folder / "lineage.json").write_text(json.dumps(told))
+    row = {"value": 0.25, "low": 0.2, "high": 0.3, "missing": 0}
+    found = {"mini-sft": {"n": 445, "parts": {"reward": row}, "differences": {}}}
+    found["copy"] = {"n": 445, "parts": {"reward": row | {"value": 0.5}}, "differences": {"reward": {"value": 0.25, "p": 0.001}}}
+    rewards = tmp_path / "val.json"
+    rewards.write_text(json.dumps(found | {"other": found["copy"]}))
+    given = ["--checkpoint", str(folder), "--reports", *map(str, reports(tmp_path))]
+    main([*given, "--rewards", str(rewards)])
+    card = (folder / "README.md").read_text()
+    assert "`mini-sft` after reinforcement learning by GRPO" in card
+    assert "| reward | 0.250 (0.200 to 0.300) | 0.500 (0.200 to 0.300), +0.250 (p 0.001) |" in card
+    assert set(json.loads((folder / "reports" / "rewards_val.json").read_text())) == {"mini-sft", "copy"}
+    rewards.write_text(json.dumps({"mini-sft": found["mini-sft"]}))
+    with pytest.raises(DataError, match="rewards of mini-sft and copy"):
+        main([*given, "--rewards", str(rewards)])
+    with pytest.raises(DataError, match="Expected --rewards"):
+        main(given)
+
+
 def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("nothing here")
