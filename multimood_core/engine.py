@@ -189,13 +189,16 @@ class Engine:
     Args:
         checkpoint: a name of the registry, a folder, or a loaded checkpoint.
         language: the spoken language (ISO 639-1); None lets the recogniser find out.
+        beside: another engine, whose detector and speech recogniser this one uses too.
     """
 
-    def __init__(self, checkpoint: str | Path | Checkpoint = DEFAULT, language: str | None = None) -> None:
+    def __init__(
+        self, checkpoint: str | Path | Checkpoint = DEFAULT, language: str | None = None, beside: Engine | None = None
+    ) -> None:
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
         self.model, self.processor = self.checkpoint.model, self.checkpoint.processor
-        self.detector = FaceDetector(weights_path("face-detector"))
-        self.transcriber = Transcriber(language=language)
+        self.detector: FaceDetector = beside.detector if beside else FaceDetector(weights_path("face-detector"))
+        self.transcriber: Transcriber = beside.transcriber if beside else Transcriber(language=language)
 
     def memory(self) -> HistoryMemory:
         """A new session's compressed history."""
