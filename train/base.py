@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-import bitsandbytes as bnb
 import torch
 import yaml
 from accelerate import init_empty_weights
@@ -70,8 +69,15 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def build_base(config: BaseConfig, model_config: MultiMoodConfig) -> tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]:
+def build_base(
+    config: BaseConfig, model_config: MultiMoodConfig, processor: MultiMoodProcessor | None = None
+) -> tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]:
     """The model with its frozen weights in place, in evaluation mode, nothing trained yet.
+
+    Args:
+        config: says which weights.
+        model_config: the model's shape.
+        processor: registered with ``model_config``, for random weights; None takes the base's tokenizer.
 
     Raises:
         DataError: an unknown way to quantise.
@@ -83,7 +89,7 @@ def build_base(config: BaseConfig, model_config: MultiMoodConfig) -> tuple[Multi
         # Half precision is emulated, and slow, on most CPUs; every GPU multiplies it.
         model, processor = build_embedded(model_config, torch.bfloat16 if torch.cuda.is_available() else None)
     else:
-        processor = _processor(config.base, model_config)
+        processor = processor or _processor(config.base, model_config)
         if config.base == RANDOM:
             with own_device(), default_dtype(torch.bfloat16):
                 model = MultiMoodForConditionalGeneration(model_config)
@@ -134,6 +140,8 @@ def quantise(model: nn.Module) -> None:
 
     The codes are stored as bfloat16, without which FSDP2 and ZeRO-3 cannot split them.
     """
+    import bitsandbytes as bnb  # for nf4 alone, and slow to load
+
     device = own_device()
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         small = bnb.nn.Linear4bit(

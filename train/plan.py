@@ -212,6 +212,14 @@ def count(model: nn.Module, loss: Callable[[], Tensor], half: bool = True) -> Co
     return Counted(memory.peak, counter.get_total_flops() + _Flash.operations)
 
 
+def forward_operations(loss: Callable[[], Tensor]) -> float:
+    """Operations of ``loss`` without its backward pass."""
+    _Flash.operations = 0.0
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loss()
+    return counter.get_total_flops() + _Flash.operations
+
+
 def language_model_loss(
     model: MultiMoodForConditionalGeneration, rows: int, tokens: int, learnt: int
 ) -> Callable[[], Tensor]:
@@ -322,6 +330,7 @@ def plan_training(
     buckets = gradients if strategy.processes > 1 and not strategy.sharded else 0.0
     mean = max(1, round(sum(lengths) / len(lengths)))
     operations = count(model, loss(1, mean), half).operations + besides
+    reached = peak_operations(strategy.device, half) * UTILISATION[strategy.device]
     passes = len(lengths) / len(batches) * config.accumulate  # samples a step of the optimizer
     steps = math.ceil(max(1, math.ceil(len(batches) * config.epochs)) / config.accumulate)
     return Plan(
@@ -339,7 +348,7 @@ def plan_training(
         activations=peak - gradients,
         base=_process_bytes(strategy.device),
         operations=operations * passes,
-        seconds=operations * passes / strategy.processes / (_peak(strategy.device, half) * UTILISATION[strategy.device]),
+        seconds=operations * passes / strategy.processes / reached,
     )
 
 
@@ -362,7 +371,7 @@ def _process_bytes(device: str) -> float:
 
 
 @cache
-def _peak(device: str, half: bool) -> float:
+def peak_operations(device: str, half: bool) -> float:
     """Operations a second that a device's largest matrix products reach."""
     if device in PEAK:
         return PEAK[device]
