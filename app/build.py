@@ -25,6 +25,7 @@ from app.annotate import build_annotate
 from app.capture import LocalCapture
 from app.glance import Glancer
 from app.live import build_live
+from app.logs import discreet
 from app.ports import EngineLike
 from app.sessions import Sessions
 from app.stream import Stream
@@ -147,6 +148,7 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: 
         OSError: the address cannot be served on.
     """
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(discreet())
         listener = cleanup.enter_context(socket.create_server((host, port), family=_family(host)))
         folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="multimood-"))
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads lie in a folder of this user alone, which goes with the app

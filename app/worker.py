@@ -80,7 +80,7 @@ class Worker:
         with self._ready:
             if self._closed or self._running or self._jobs:
                 return False
-            self._jobs.append(Job(run, lambda sentence: log.warning("not prepared: %s", sentence), lambda place: None))
+            self._jobs.append(Job(run, lambda sentence: log.warning("the next prompt was not prepared"), lambda place: None))
             self._ready.notify()
             return True
 

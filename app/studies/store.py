@@ -132,8 +132,8 @@ def _address(url: str | URL | None) -> URL:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=24, max_overflow=16, pool_pre_ping=True)
-    engine = create_engine(url, pool_size=24, max_overflow=16, connect_args={"timeout": BUSY_SECONDS})
+        return create_engine(url, pool_size=24, max_overflow=16, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, pool_size=24, max_overflow=16, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _opened(connection: Any, record: object) -> None:
