@@ -23,6 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import theme
 from app.annotate import build_annotate
 from app.capture import LocalCapture
+from app.evaluate.api import EvaluateApi
+from app.evaluate.places import places
+from app.evaluate.tabs import build_evaluate, build_runs
 from app.glance import Glancer
 from app.live import build_live
 from app.logs import discreet
@@ -63,6 +66,8 @@ def build(sessions: Sessions, capture: str) -> gr.Blocks:
     tabs: dict[str, Callable[[], None]] = {
         "Live": lambda: build_live(sessions, capture),
         "Annotate": build_annotate,
+        "Evaluate": build_evaluate,
+        "Runs": build_runs,
     }
     with gr.Blocks(title="MultiMood", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS,) * 2) as page:
         theme.html(
@@ -106,7 +111,8 @@ def web_app(
     """The page, the capture stream and the requests of studies as one ASGI app."""
     studies = studies or study_api(sessions)
     stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
-    web = FastAPI(openapi_url=None, routes=[*stream.routes, *studies.routes], middleware=[Middleware(Guarded)])
+    routes = [*stream.routes, *studies.routes, *EvaluateApi(places()).routes]
+    web = FastAPI(openapi_url=None, routes=routes, middleware=[Middleware(Guarded)])
     return gr.mount_gradio_app(
         web,
         build(sessions, capture).queue(default_concurrency_limit=None, api_open=False),

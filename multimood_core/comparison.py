@@ -81,8 +81,23 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict
     }
 
 
+def side_by_side(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """``compare_reports``, and without differences where there can be none; ``unpaired`` then says why."""
+    try:
+        return compare_reports(first, second)
+    except DataError as cause:
+        return {"first": _about(first), "second": _about(second), "differences": {}, "unpaired": str(cause)}
+
+
 def _about(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: report.get(key) for key in ("system", "checkpoint", "data", "split", "protocol", "command")}
+    """A report's head and scores, without its single items: what a document of the comparison shows of it."""
+    kept = ("system", "checkpoint", "data", "split", "protocol", "command", "date", "n", "tasks")
+    scores = {
+        key: {name: value for name, value in found.items() if name not in ("items", "baselines")}
+        for key in ("responses", "rewards")
+        if (found := report.get(key))
+    }
+    return {key: report.get(key) for key in kept} | scores
 
 
 def _items(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -1,10 +1,12 @@
-"""Figures of an evaluation as SVG text; nothing in them refers to another host."""
+"""Figures of evaluations and of training runs as SVG text; nothing in them refers to another host."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Final
 
 import matplotlib
@@ -15,7 +17,21 @@ from matplotlib.figure import Figure
 _INK: Final = "#1f2933"
 _FILL: Final = "#2f6f8f"
 _SOFT: Final = "#c9d6df"
+# Blue and vermilion of Okabe and Ito, told apart with every kind of colour vision; the dashes say it once more.
+_LINES: Final = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."))
 _STYLE: Final[dict[Any, Any]] = {"svg.fonttype": "none", "svg.hashsalt": "multimood"}  # the same figure, the same file
+_DRAWING: Final = Lock()  # matplotlib's settings are the process's, and the app draws for several people
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One run's measure by step: as it was logged, smoothed, and as validation saw it."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    smooth: Sequence[float]
+    validation: Sequence[tuple[float, float]] = ()
 
 
 def confusion(table: Mapping[str, Mapping[str, int]]) -> str:
@@ -36,8 +52,8 @@ def confusion(table: Mapping[str, Mapping[str, int]]) -> str:
                 va="center",
                 color="white" if shares[i, j] > 0.55 else _INK,
             )
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [*map(_plain, columns)], rotation=35, ha="right")
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [*map(_plain, rows)])
     axes.set(xlabel="answer", ylabel="truth")
     return _svg(axes)
 
@@ -59,7 +75,7 @@ def bars(values: Mapping[str, float], label: str) -> str:
     axes = _axes(4.6, 0.8 + 0.28 * len(values))
     places = np.arange(len(values))[::-1]
     axes.barh(places, list(values.values()), color=_FILL)
-    axes.set_yticks(places, list(values))
+    axes.set_yticks(places, [*map(_plain, values)])
     axes.axvline(0, color=_INK, linewidth=0.8)
     for place, value in zip(places, values.values(), strict=True):
         axes.text(value, place, f" {value:.2f}", va="center", ha="left" if value >= 0 else "right")
@@ -78,9 +94,36 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str, zero: 
         axes.plot(value, place, "o", color=_FILL)
     if zero:
         axes.axvline(0, color=_SOFT, linestyle="--")
-    axes.set_yticks(places, list(rows))
+    axes.set_yticks(places, [*map(_plain, rows)])
     axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4))
     return _svg(axes)
+
+
+def curve(lines: Sequence[Line], label: str) -> str:
+    """A measure by step: each run smoothed, its raw line behind it, its validations as circles."""
+    axes = _axes(5.2, 2.9)
+    draw_curve(axes, lines, label)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize="small")
+    return _svg(axes)
+
+
+def draw_curve(axes: Axes, lines: Sequence[Line], label: str) -> None:
+    """``curve`` into a panel; the n-th line looks the same in every panel."""
+    for number, line in enumerate(lines):
+        colour, dashes = _LINES[number % len(_LINES)]
+        if line.values:
+            axes.plot(line.steps, line.values, color=colour, alpha=0.3, linewidth=0.7)
+            axes.plot(line.steps, line.smooth, dashes, color=colour, label=_plain(line.name), linewidth=1.6)
+        if line.validation:
+            name = None if line.values else _plain(line.name)
+            axes.plot(*zip(*line.validation, strict=True), "o", color=colour, markersize=4, fillstyle="none", label=name)
+    axes.set(xlabel="step", ylabel=label)
+
+
+def _plain(name: str) -> str:
+    """A name that is no formula, whatever stands in it."""
+    return name.replace("$", r"\$")
 
 
 def _axes(width: float, height: float) -> Axes:
@@ -92,7 +135,7 @@ def _axes(width: float, height: float) -> Axes:
 def _svg(axes: Axes) -> str:
     figure, file = axes.get_figure(root=True), io.StringIO()
     assert figure is not None
-    with matplotlib.rc_context(_STYLE):
+    with _DRAWING, matplotlib.rc_context(_STYLE):
         figure.savefig(
             file,
             format="svg",

@@ -1,13 +1,14 @@
-"""An evaluation's JSON as a document: tables and figures, written as Markdown or as one HTML page of its own."""
+"""An evaluation's JSON, or the comparison of two, as a document of tables and figures."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from multimood_core import figures
+from multimood_core.documents import Block, Command, Heading, Pair, Picture, Table, Text
+from multimood_core.errors import DataError
+from multimood_core.stored_reports import holds_rewards
 
 # What the paper and SMES's authors report on MESC's test split with gold labels in the history: accuracy and weighted F1
 # of the three labels (paper, tables 3 and 7), and BLEU-2 as released, ROUGE-L and BERTScore of the replies.
@@ -40,42 +41,6 @@ _NAMES: Final = {
     "therapist_emotion": "Therapist's emotion",
     "strategy": "Strategy",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What a reader runs to get the same."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure; ``name`` is its file's, ``svg`` its text."""
-
-    name: str
-    caption: str
-    svg: str
-
-
-Block = Heading | Text | Command | Table | Picture
 
 
 def document(report: Mapping[str, Any]) -> Iterator[Block]:
@@ -232,10 +197,13 @@ def _rewards(rewards: Mapping[str, Any]) -> Iterator[Block]:
             for name in names
         ],
     )
-    shown = {n: (row["mean"], *row["interval"]) for n, row in rewards["parts"].items() if "mean" in row}
-    yield Picture(
-        "rewards", "Reward of the replies and its parts, with 95 % intervals.", figures.intervals(shown, "mean")
-    )
+    caption = "Reward of the replies and its parts, with 95 % intervals."
+    yield Picture("rewards", caption, _reward_figure(rewards["parts"]))
+
+
+def _reward_figure(parts: Mapping[str, Any]) -> str:
+    shown = {name: (row["mean"], *row["interval"]) for name, row in parts.items() if "mean" in row}
+    return figures.intervals(shown, "mean")
 
 
 def _ablations(report: Mapping[str, Any]) -> Iterator[Block]:
@@ -288,90 +256,154 @@ def _costs(report: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def comparison(found: Mapping[str, Any]) -> Iterator[Block]:
-    """What ``compare_reports`` found, as blocks."""
-    names = [
-        f"{side['system'] or (side['checkpoint'] or {}).get('name')} ({side['protocol']})"
-        for side in (found["first"], found["second"])
-    ]
-    yield Heading(f"{names[0]} less {names[1]}", 1)
-    yield Text(
-        f"{found['n']} items of {found['dialogues']} groups that both have; {found['n_only_first']} and "
-        f"{found['n_only_second']} that one alone has are left out."
-    )
-    if found["first"]["protocol"] != found["second"]["protocol"]:
+    """What ``compare_reports`` or ``side_by_side`` found, as blocks: scores, differences and figures next to each other."""
+    sides = {"A": found["first"], "B": found["second"]}
+    names = {letter: _name_of(side) for letter, side in sides.items()}
+    yield Heading(f"A {names['A']} and B {names['B']}", 1)
+    if found.get("unpaired"):
+        yield Text(f"No paired differences: {found['unpaired']}")
+    else:
+        yield Text(
+            f"Differences are A less B, on {found['n']} items of {found['dialogues']} groups that both have; "
+            f"{found['n_only_first']} and {found['n_only_second']} that one alone has are left out."
+        )
+    if sides["A"]["protocol"] != sides["B"]["protocol"]:
         yield Text(
             "The two were made under different protocols: the difference is that of protocol and system together."
         )
     yield Command(found["command"])
-    for task, scores in found["differences"].items():
-        yield Heading(_NAMES.get(task, task.capitalize()))
+    differences = found["differences"]
+    tasks = dict.fromkeys([*(sides["A"].get("tasks") or {}), *(sides["B"].get("tasks") or {}), *differences])
+    for task in tasks:
+        if task != "response":
+            yield Heading(_NAMES.get(task, task.capitalize()))
+            scores = {letter: side["tasks"][task] for letter, side in sides.items() if task in (side.get("tasks") or {})}
+            yield from _two_labels(task, scores, names)
+            yield from _two_differences(task, differences.get(task, {}))
+    replies = {letter: side["responses"] for letter, side in sides.items() if side.get("responses")}
+    if replies or "response" in differences:
+        yield Heading("Replies")
+        yield from _two_replies(replies, names)
+        yield from _two_differences("response", differences.get("response", {}))
+    rewards = {letter: side["rewards"]["parts"] for letter, side in sides.items() if side.get("rewards")}
+    if rewards:
+        yield Heading("Rewards of the replies")
+        parts = dict.fromkeys(name for found in rewards.values() for name in found)
+        means = [(name, *(_mean(found.get(name, {})) for found in rewards.values())) for name in parts]
+        yield Table(("part", *(f"{letter} {names[letter]}" for letter in rewards)), means)
+        yield _pair("rewards", "Reward of the replies and its parts, with 95 % intervals", rewards, _reward_figure)
+
+
+def _name_of(side: Mapping[str, Any]) -> str:
+    system = side.get("system") or (side.get("checkpoint") or {}).get("name") or "one system"
+    return f"{system} ({side.get('data', '')}, {side['protocol']})"
+
+
+def _mean(row: Mapping[str, Any]) -> str:
+    return f"{row['mean']:.3f}" if "mean" in row else ""
+
+
+def _pair(name: str, caption: str, found: Mapping[str, Any], draw: Callable[[Any], str]) -> Pair:
+    """One figure of each side that has what it shows; ``found`` is by letter."""
+    drawn = {
+        letter: Picture(f"{name}-{letter}", f"{letter}: {caption}.", draw(shown)) for letter, shown in found.items()
+    }
+    return Pair(drawn.get("A"), drawn.get("B"))
+
+
+def _two_labels(task: str, scores: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> Iterator[Block]:
+    if not scores:
+        return
+    yield Table(
+        ("system", "n", "n missing", "n unparsed", *_LABEL_SCORES.values(), "95 % interval of accuracy"),
+        [_label_row(f"{letter} {names[letter]}", row) for letter, row in scores.items()],
+    )
+    shown = {
+        f"{label}, {letter}": (row[key], *row["intervals"][key])
+        for key, label in _LABEL_SCORES.items()
+        for letter, row in scores.items()
+        if key in row.get("intervals", {})
+    }
+    if shown:
+        yield Picture(f"{task}-scores", "Scores with 95 % intervals.", figures.intervals(shown, "score"))
+    kinds: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+        ("confusion", "confusion, truth by rows, answers by columns", figures.confusion),
+        ("recall", "recall of each class", lambda values: figures.bars(values, "recall")),
+        ("reliability", "reliability, accuracy of answers by their confidence", figures.reliability),
+    )
+    for key, caption, draw in kinds:
+        found = {letter: row[key] for letter, row in scores.items() if row.get(key)}
+        if found:
+            yield _pair(f"{task}-{key}", caption, found, draw)
+
+
+def _two_differences(name: str, scores: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    if scores:
+        yield Text("A less B, paired bootstrap:")
         yield _difference_table(list(scores.items()))
         shown = {key: (d["value"], d["low"], d["high"]) for key, d in scores.items()}
-        yield Picture(
-            f"{task}-differences", "Differences with 95 % intervals.", figures.intervals(shown, "difference", zero=True)
+        figure = figures.intervals(shown, "difference", zero=True)
+        yield Picture(f"{name}-differences", "Differences with 95 % intervals.", figure)
+
+
+def _two_replies(replies: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> Iterator[Block]:
+    keys = [key for key in _REPLY_SCORES if any(key in own for own in replies.values())]
+    if replies:
+        header = ("system", "n", "n missing", "n unparsed", *(_REPLY_SCORES[key] for key in keys), "words")
+        yield Table(header, [_reply_row(f"{letter} {names[letter]}", own, keys) for letter, own in replies.items()])
+        shown = {
+            f"{_REPLY_SCORES[key]}, {letter}": (own[key], *own["intervals"][key])
+            for key in keys
+            for letter, own in replies.items()
+            if key in own.get("intervals", {})
+        }
+        if shown:
+            yield Picture("response-scores", "Scores of the replies with 95 % intervals.", figures.intervals(shown, "score"))
+
+
+def _scored_rewards(found: Mapping[str, Any]) -> Iterator[Block]:
+    """What ``train.score_rewards`` found: each part's mean, and how far the later ones lie above the first."""
+    first, *others = found
+    yield Heading(f"Rewards of the replies: {', '.join(found)}", 1)
+    yield Text("; ".join(f"{name}: n = {one['n']}" for name, one in found.items()) + ".")
+    parts = dict.fromkeys(part for one in found.values() for part in one["parts"])
+    rows = [(part, *(_interval_cell(one["parts"].get(part)) for one in found.values())) for part in parts]
+    yield Table(("part", *found), rows)
+    shown = {
+        f"{part}, {name}": (row["value"], row["low"], row["high"])
+        for part in parts
+        for name, one in found.items()
+        if part != "words" and (row := one["parts"].get(part))
+    }
+    yield Picture("rewards", "Parts of the reward with 95 % intervals.", figures.intervals(shown, "mean"))
+    for name in others:
+        yield Text(f"{name} less {first}, paired bootstrap:")
+        gaps = found[name]["differences"]
+        yield Table(
+            ("difference", "value", "95 % interval", "p"),
+            [(p, f"{d['value']:+.3f}", f"{d['low']:+.3f} to {d['high']:+.3f}", _p(d["p"])) for p, d in gaps.items()],
         )
 
 
-def as_markdown(blocks: Sequence[Block], folder: str) -> str:
-    """The blocks in Markdown; figures are files of ``folder``, which lies beside it."""
-    parts = []
-    for block in blocks:
-        match block:
-            case Heading(text, level):
-                parts.append(f"{'#' * level} {text}")
-            case Text(text):
-                parts.append(text)
-            case Command(text):
-                parts.append(f"```bash\n{text}\n```")
-            case Table(header, rows):
-                lines = [header, ["---"] * len(header), *rows]
-                parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
-            case Picture(name, caption, _):
-                parts.append(f"![{caption}]({folder}/{name}.svg)")
-    return "\n\n".join(parts) + "\n"
+def _interval_cell(row: Mapping[str, float] | None) -> str:
+    return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" if row else ""
 
 
-_CSS: Final = (
-    "body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:64rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto;margin:1rem 0}"
-    "td,th{border:1px solid #c9d6df;padding:.3rem .6rem;text-align:right;white-space:nowrap}"
-    "td:first-child,th:first-child{text-align:left}th{background:#eef3f6}"
-    "pre{background:#eef3f6;padding:.8rem;overflow-x:auto}figure{margin:1rem 0}figcaption{color:#52606d}"
-    "svg{max-width:100%;height:auto}"
-)
+def blocks_of(report: Mapping[str, Any]) -> list[Block]:
+    """A stored report, of one system, of a comparison or of rewards, as blocks.
 
-
-def as_html(blocks: Sequence[Block]) -> str:
-    """The blocks as one page that needs no other file and asks no host for anything."""
-    parts, title = [], "Evaluation"
-    for number, block in enumerate(blocks):
-        match block:
-            case Heading(text, level):
-                title = text if level == 1 else title
-                parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
-            case Text(text):
-                parts.append(f"<p>{html.escape(text)}</p>")
-            case Command(text):
-                parts.append(f"<pre><code>{html.escape(text)}</code></pre>")
-            case Table(header, rows):
-                head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-                body = "".join(
-                    "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-                )
-                parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-            case Picture(_, caption, svg):
-                # Ids of several figures in one page must differ.
-                own = (
-                    svg.replace('id="', f'id="f{number}-')
-                    .replace('href="#', f'href="#f{number}-')
-                    .replace("url(#", f"url(#f{number}-")
-                )
-                own = own.replace("<svg ", f'<svg role="img" aria-label="{html.escape(caption, quote=True)}" ', 1)
-                parts.append(f"<figure>{own}<figcaption>{html.escape(caption)}</figcaption></figure>")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    Raises:
+        DataError: it lacks something that a report of ``train.evaluate`` has.
+    """
+    try:
+        if holds_rewards(report):
+            return list(_scored_rewards(report))
+        return list(comparison(report) if "first" in report else document(report))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as cause:
+        raise DataError(
+            f"Expected a report as train.evaluate writes it, but a part of it is absent or of another form ({cause!r}). "
+            "Run its command again."
+        ) from cause
 
 
 def _percent(value: float) -> str:

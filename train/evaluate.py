@@ -17,6 +17,7 @@ Markdown and an HTML report stand beside the JSON.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import resource
@@ -58,7 +59,7 @@ from train.ablations import ABLATIONS, Variant, reason_not_to_run
 from train.config import run_command
 from train.data import read_mesc
 from train.evaluate_clips import evaluate_dfew, evaluate_folder, is_dfew, row_of
-from train.report import print_comparison, print_table, write_reports
+from train.report import load_report, print_comparison, print_table, write_reports
 from train.systems import text_model
 from train.turns import data_root
 
@@ -329,15 +330,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def _compare(paths: Sequence[Path], out: Path | None) -> None:
-    reports = []
-    for path in paths:
-        try:
-            reports.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as cause:
-            raise DataError(f"Expected a report of train.evaluate at {path}: {cause}") from cause
-    found = compare_reports(*reports) | {
-        "command": f"python -m train.evaluate --compare {paths[0].name} {paths[1].name}"
+    first, second = map(load_report, paths)
+    found = compare_reports(first, second) | {
+        "command": f"python -m train.evaluate --compare {paths[0].name} {paths[1].name}",
+        "date": _now(),
     }
     print_comparison(found)
     if out:
@@ -379,7 +380,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if not dialogues:
         run = evaluate_dfew if is_dfew(Path(args.data)) else evaluate_folder
     weights = {"checkpoint": asdict(engine.checkpoint.id)} if engine and not (args.llm or args.endpoint) else {}
-    report = run(args, engine) | weights | {"command": _command(args)}
+    report = run(args, engine) | weights | {"command": _command(args), "date": _now()}
     print_table(report)
     if args.out:
         args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -23,12 +23,14 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from multimood_core.errors import DataError
+from multimood_core.lineage import sha256_of
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.registry import ADAPTER, CHECKPOINTS, Checkpoint, checkpoint_sha256, load, resolve
+from multimood_core.run_curves import keep_curves
 from train import card
 from train.base import build_base
 from train.config import load_config, run_command
-from train.files import sha256_of, write_whole
+from train.files import write_whole
 from train.mixture import SftConfig
 
 FORMS: Final = ("adapter", "merged")
@@ -144,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             for name in filter(lambda name: (source / name).is_file(), _KEPT):
                 shutil.copyfile(source / name, folder / name)
+        keep_curves(source.parent, folder) or keep_curves(source, folder)  # of the run, or of what is exported again
         told = lineage_of(source, folder)
         (folder / "lineage.json").write_text(json.dumps(told, indent=1) + "\n")
         (folder / "README.md").write_text(_card(config.name, config.form, told))

@@ -16,10 +16,10 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
+from multimood_core.documents import Block, Command, Heading, Picture, Table, Text, as_markdown
 from multimood_core.errors import DataError
 from multimood_core.figures import intervals
 from multimood_core.judge_trust import Ratings, read_ratings, system_spearman, trust_table
-from multimood_core.reports import Block, Command, Heading, Picture, Table, Text, as_markdown
 from train.config import run_command
 from train.report import write_blocks
 from train.turns import data_root

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from multimood_core.lineage import weights_hash
 from train.config import plain_config
-from train.files import sha256_of
 
 
 def lineage(stage: str, config: Any, parents: Mapping[str, Path | None], data: str, steps: int) -> dict[str, Any]:
@@ -35,12 +35,6 @@ def lineage(stage: str, config: Any, parents: Mapping[str, Path | None], data: s
         "seed": config.seed,
         "steps": steps,
     }
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over a folder's weights and their configuration; of a sharded checkpoint over its index, which names them."""
-    found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.safetensors"))
-    return sha256_of([*found, *filter(Path.is_file, [folder / "config.json", folder / "config.yaml"])])
 
 
 def commands(parents: Iterable[Path]) -> list[str]:

@@ -8,30 +8,42 @@ Beside each R.json come R.md with its figures in R.figures, and R.html, one page
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from multimood_core.documents import Block, as_html, as_markdown, pictures
 from multimood_core.errors import DataError
-from multimood_core.reports import Block, Picture, as_html, as_markdown, comparison, document
+from multimood_core.reports import blocks_of
+from multimood_core.stored_reports import read_report
 from train.config import run_command
 
 
 def write_reports(report: Mapping[str, Any], path: Path) -> None:
     """The Markdown and HTML documents of the report that stands at ``path``."""
-    write_blocks(list(comparison(report) if "first" in report else document(report)), path)
+    write_blocks(blocks_of(report), path)
 
 
 def write_blocks(blocks: Sequence[Block], path: Path) -> None:
     """The blocks as Markdown with its figures, and as HTML, beside ``path``."""
     folder = path.with_suffix(".figures")
     folder.mkdir(parents=True, exist_ok=True)
-    for block in blocks:
-        if isinstance(block, Picture):
-            (folder / f"{block.name}.svg").write_text(block.svg, encoding="utf-8")
+    for picture in pictures(blocks):
+        (folder / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
     path.with_suffix(".md").write_text(as_markdown(blocks, folder.name), encoding="utf-8")
     path.with_suffix(".html").write_text(as_html(blocks), encoding="utf-8")
+
+
+def load_report(path: Path) -> dict[str, Any]:
+    """The report that stands at ``path``.
+
+    Raises:
+        DataError: it is no report of ``train.evaluate``; says where and why.
+    """
+    try:
+        return read_report(path)
+    except DataError as cause:
+        raise DataError(f"{path}: {cause}") from cause
 
 
 def print_table(report: Mapping[str, Any]) -> None:
@@ -79,11 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", type=Path, nargs="+")
     for path in parser.parse_args(argv).reports:
-        try:
-            report = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as cause:
-            raise DataError(f"Expected a report of train.evaluate at {path}: {cause}") from cause
-        write_reports(report, path)
+        write_reports(load_report(path), path)
         print(path.with_suffix(".html"))
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from multimood_core.dialogues import Dialogue, DialogueTurn, items_of, read_dialogues
 from multimood_core.errors import DataError
-from train.files import sha256_of
+from multimood_core.lineage import sha256_of
 
 DATA: Final = Path("data")  # where the data stage writes by default
 _SHOWN: Final = 20  # shared dialogues or clips that a report names

@@ -1,4 +1,4 @@
-"""A run's curves: smoothing by hand, a picture with every run and measure, and a folder without metrics."""
+"""A run's curves as a picture with every run and measure, kept beside a checkpoint, and a folder without metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from multimood_core.errors import DataError
-from train.curves import PANELS, main, read_curves, smoothed
+from multimood_core.run_curves import CURVES, read_curves
+from train.curves import PANELS, main
 
 
 def write_run(folder: Path, steps: int) -> Path:
@@ -19,13 +20,8 @@ def write_run(folder: Path, steps: int) -> Path:
     return folder
 
 
-def test_a_point_is_the_mean_of_the_steps_before_it() -> None:
-    assert smoothed([1.0, 2.0, 6.0, 4.0], 3).tolist() == pytest.approx([1.0, 1.5, 3.0, 4.0])
-
-
 def test_every_run_and_measure_is_drawn(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, steps) for name, steps in (("grpo", 5), ("ppo", 3))]
-    assert read_curves(runs[0])["reward"] == [(i, i / 10) for i in range(1, 6)]
     main(["--runs", *map(str, runs), "--out", str(tmp_path / "curves.svg")])
     svg = (tmp_path / "curves.svg").read_text()
     assert svg.startswith("<?xml")
@@ -35,6 +31,20 @@ def test_every_run_and_measure_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "again.svg").read_text() == svg
 
 
+def test_a_checkpoint_keeps_the_curve_of_its_run(tmp_path: Path) -> None:
+    run, checkpoint = write_run(tmp_path / "grpo", 1000), tmp_path / "mine"
+    checkpoint.mkdir()
+    (checkpoint / "modules.safetensors").write_bytes(b"")
+    main(["--runs", str(run), "--keep", str(checkpoint)])
+    assert (checkpoint / CURVES).stat().st_size < (run / "metrics.jsonl").stat().st_size / 3
+    kept = read_curves(checkpoint / CURVES)
+    assert (kept.steps, kept.measures["reward"].validation) == (1000, [(1000, 0.5)])
+    with pytest.raises(DataError, match="one run"):
+        main(["--runs", str(run), str(run), "--keep", str(checkpoint)])
+    with pytest.raises(DataError, match="there are none"):
+        main(["--runs", str(tmp_path), "--keep", str(checkpoint)])
+
+
 def test_a_folder_without_metrics_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Expected a run's metrics at .*metrics.jsonl"):
-        read_curves(tmp_path)
+    with pytest.raises(DataError, match="Expected a run's metrics in metrics.jsonl"):
+        main(["--runs", str(tmp_path), "--out", str(tmp_path / "x.svg")])

@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from multimood_core import registry
 from multimood_core.errors import DataError, ModelError
+from multimood_core.lineage import sha256_of, weights_hash
 from multimood_core.registry import ADAPTER, Calibration, checkpoint_sha256, save
+from multimood_core.run_curves import CURVES, read_curves
 from tests.multimood_core.tiny import next_token_logits, tiny_model
 from train import export
-from train.files import sha256_of
-from train.lineage import lineage, weights_hash
+from train.lineage import lineage
 from train.mixture import SftConfig
 
 LAYERS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
@@ -44,7 +45,9 @@ def run(trained: Path, *more: str) -> Path:
 
 
 def test_an_exported_adapter_is_listed_and_answers_as_before(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (trained.parent / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n')
     folder = run(trained)
+    assert read_curves(folder / CURVES).measures["loss"].training == [(1, 3.0), (2, 2.0)]
     monkeypatch.setattr(registry, "CHECKPOINTS", folder.parent)
     assert registry.available() == ["mine"]
     loaded = registry.load("mine", build=lambda config, dtype: tiny_model())

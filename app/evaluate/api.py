@@ -1,0 +1,152 @@
+"""The requests of the Evaluate and Runs tabs: read only, by id, from this computer's own page.
+
+Nothing that comes with a request is part of a path: an id is looked up among the files that the listed folders hold. As the
+tabs know no accounts, a request has to come from a page of this app under one of this computer's own names; another site's
+page cannot send the header, and one that reaches this address under its own name is refused for that name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.evaluate import pages
+from app.evaluate.places import Places
+from app.evaluate.runs import Runs
+from app.evaluate.shelf import FILES, Shelf
+from app.studies.errors import AbsentError, InputError, RefusedError, StudyError
+from multimood_core.errors import MultiMoodError
+
+PREFIX: Final = "/multimood/evaluate"
+HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+STATIC: Final = Path(__file__).resolve().parents[1] / "static"
+SCRIPTS: Final = ("evaluate.js", "evaluate.css", "runs.js")
+MOST_RUNS: Final = 2
+WINDOWS: Final = range(1, 501)
+UNEXPECTED: Final = "MultiMood made a mistake of its own; its log has the details. Nothing was changed: try again."
+
+log = logging.getLogger("multimood.app")
+
+
+class EvaluateApi:
+    """Routes of the two tabs.
+
+    Args:
+        places: the folders that are read.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.shelf, self.runs = Shelf(places), Runs(places)
+        self._places = places
+        table: dict[str, Callable[[Request], Any]] = {
+            "/reports": self._reports,
+            "/report/{id}": lambda r: {"html": pages.report(self.shelf.find(_id(r)), self.shelf.blocks(_id(r)))},
+            "/report/{id}/file/{kind}": lambda r: _download(r, *self.shelf.file(_id(r), _kind(r))),
+            "/compare/{first}/{second}": self._compare,
+            "/compare/{first}/{second}/file/{kind}": self._compare_file,
+            "/runs": self._runs,
+            "/checkpoint/{id}": self._checkpoint,
+            "/curves": self._curves,
+        }
+        self.paths = tuple(table)
+        self.routes: list[BaseRoute] = [
+            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
+            *[Route(PREFIX + path, _answering(handler), methods=["GET"]) for path, handler in table.items()],
+        ]
+
+    def _reports(self, request: Request) -> Any:
+        return {"html": pages.reports(self.shelf.listed(), self._places)}
+
+    def _compare(self, request: Request) -> Any:
+        first, second = request.path_params["first"], request.path_params["second"]
+        _, blocks = self.shelf.compared(first, second)
+        return {"html": pages.comparison(self.shelf.find(first), self.shelf.find(second), blocks)}
+
+    def _compare_file(self, request: Request) -> Response:
+        first, second = request.path_params["first"], request.path_params["second"]
+        return _download(request, *self.shelf.compared_file(first, second, _kind(request)))
+
+    def _runs(self, request: Request) -> Any:
+        return {"html": pages.runs(self.runs.listed(), self.runs.checkpoints(), self._places)}
+
+    def _checkpoint(self, request: Request) -> Any:
+        saved = self.runs.checkpoint(_id(request))
+        return {"html": pages.checkpoint(saved, self.runs.chain(saved))}
+
+    def _curves(self, request: Request) -> Any:
+        """Figures of one or two runs; ``same`` where nothing was logged since the ``seen`` of the answer before."""
+        query = request.query_params
+        names, window = query.getlist("run"), query.get("window", "20")
+        if not 1 <= len(names) <= MOST_RUNS:
+            raise InputError(f"Expected one or two runs, got {len(names)}.")
+        if not (window.isdecimal() and len(window) < 5 and int(window) in WINDOWS):
+            raise InputError(f"Expected a window of {WINDOWS[0]} to {WINDOWS[-1]} steps, got {window[:20]!r}.")
+        found = [self.runs.find(name) for name in names]
+        seen = " ".join(f"{run.steps}:{run.state}" for run in found)
+        live = any(run.state == "running" for run in found)
+        if query.get("seen") == seen:
+            return {"same": True, "live": live}
+        everything = query.get("everything") == "1"
+        panels = self.runs.panels(found, int(window), everything)
+        return {"html": pages.curves(found, panels, int(window), everything), "live": live, "seen": seen}
+
+
+def _answering(handler: Callable[[Request], Any]) -> Callable[[Request], Response]:
+    """A route's function; Starlette runs it beside the event loop, so that a figure takes nobody's time."""
+
+    def answer(request: Request) -> Response:
+        try:
+            _require_own_page(request)
+            found = handler(request)
+            shown = found if isinstance(found, Response) else JSONResponse(found)
+        except StudyError as error:
+            shown = JSONResponse({"error": str(error)}, error.status)
+        except MultiMoodError as error:
+            shown = JSONResponse({"error": str(error)}, 422)
+        except Exception:
+            log.exception("a request of the Evaluate or Runs tab failed")
+            shown = JSONResponse({"error": UNEXPECTED}, 500)
+        shown.headers.setdefault("Cache-Control", "no-store")
+        return shown
+
+    return answer
+
+
+def _require_own_page(request: Request) -> None:
+    origin = request.headers.get("origin")
+    if request.headers.get(HEADER) != "1" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
+        raise RefusedError("This request did not come from MultiMood's own page.")
+    if request.url.hostname not in LOOPBACK:
+        raise RefusedError("Reports and runs are shown under http://127.0.0.1 or http://localhost alone, also through a tunnel.")
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _kind(request: Request) -> str:
+    kind = str(request.path_params["kind"])
+    if kind not in FILES:
+        raise AbsentError(f"Expected one of {', '.join(FILES)}, got {kind[:20]!r}.")
+    return kind
+
+
+def _download(request: Request, name: str, content: bytes) -> Response:
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
+    headers = {"Content-Disposition": f'attachment; filename="{safe}"', "Content-Security-Policy": "sandbox; default-src 'none'"}
+    return Response(content, headers=headers, media_type=FILES[_kind(request)])
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in SCRIPTS:
+        return Response("There is no such file.", 404, media_type="text/plain")
+    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
