@@ -7,12 +7,15 @@ below ``likeness``). The policy's replies are written first, to ``OUT/pairs-*.js
 with what is missing. Dialogues are split, not pairs, so that none is in both parts. The part held out gives the pairwise
 accuracy, beside that of preferring the shorter and the longer reply.
 
+With ``preferences`` the pairs are people's: what the app's studies export (``train.preferences``), split by dialogue too.
+
 The reward model reads words alone (problem, history, the client's turn) in the prompt that the policy reads, and no labels
 of this turn: those would tell who wrote the reply. It starts from the policy's adapter and a score of 0 for everything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +44,7 @@ from train.lineage import lineage
 from train.loop import Batch, Loop, LoopConfig
 from train.mixture import CORPUS, SftConfig, build_task
 from train.policy import load_parent, parents_of, read_mixture
+from train.preferences import read_preferences
 from train.rollouts import Branches, Situations, Writer, situation_of
 from train.turns import data_hash
 
@@ -60,6 +64,10 @@ class RewardModelConfig(LoopConfig):
     )
     root: Path | None = field(default=None, metadata={"help": "where the data sets lie; null: as the mixture says"})
     items: int | None = field(default=None, metadata={"help": "that replies are written to, drawn at random; null: all"})
+    preferences: Path | None = field(
+        default=None, metadata={"help": "pairs that people chose from (JSON lines of the app); null: the policy's own replies"}
+    )
+    criterion: str = field(default="overall", metadata={"help": "that people were asked for, with `preferences`"})
     candidates: int = field(default=4, metadata={"help": "replies of the policy to each item"})
     likeness: float = field(default=0.3, metadata={"help": "ROUGE-L from which a reply is too like the real one (paper: 0.3)"})
     temperature: float = field(default=1.0, metadata={"help": "that replies are drawn with"})
@@ -339,19 +347,54 @@ def write_pairs(config: RewardModelConfig, resume: bool, policy: Checkpoint, sit
     return [one for one in shared.read() if one.index in wanted]
 
 
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is learnt from: the pairs, the situation that each answers, by its ``index``, and the data's SHA-256."""
+
+    pairs: list[Pairs]
+    situations: Mapping[int, ReplySituation]
+    sha256: str
+
+
+def peoples_material(path: Path, criterion: str) -> Material:
+    """Pairs that people chose from; the preferred reply is the situation's reference."""
+    chosen = read_preferences(path, criterion)
+    pairs = [Pairs(index, one.item, (one.rejected,)) for index, one in enumerate(chosen)]
+    return Material(pairs, {i: one.situation for i, one in enumerate(chosen)}, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def policys_material(
+    config: RewardModelConfig, resume: bool, policy: Checkpoint, situations: Situations, data: Path
+) -> Material:
+    """Real replies against the policy's own, which are written first."""
+    pairs = write_pairs(config, resume, policy, situations)
+    answered = {one.index: situation_of(situations.task.items[one.index]) for one in pairs}
+    return Material(pairs, answered, data_hash([CORPUS], "train", data))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     config, args = load_config(RewardModelConfig, argv, __doc__ or "")
     mixture = read_mixture(config.mixture, config.root)
+    if config.preferences:
+        found = peoples_material(config.preferences, config.criterion)
+        sizes = {"items": len(found.pairs), "replies": 0}
     policy = load_parent(config.parent, mixture)
-    situations = Situations(build_task(mixture, policy.model, policy.processor))
-    if args.dry_run:
+    if not config.preferences:
+        situations = Situations(build_task(mixture, policy.model, policy.processor))
         items = config.items or len(situations)
-        print(json.dumps({"items": items, "replies": items * config.candidates, "epochs": config.epochs}))
+        sizes = {"items": items, "replies": items * config.candidates}
+    if args.dry_run:
+        print(json.dumps(sizes | {"epochs": config.epochs}))
         return
-    pairs = write_pairs(config, args.resume, policy, situations)
+    if not config.preferences:
+        found = policys_material(config, args.resume, policy, situations, mixture.data)
     model = RewardModel(policy.model, policy.processor)
-    answered = {one.index: situation_of(situations.task.items[one.index]) for one in pairs}
-    learnt, apart = (RewardTask(config, model, answered, part) for part in split_pairs(pairs, config.held_out))
+    learnt, apart = (RewardTask(config, model, found.situations, part) for part in split_pairs(found.pairs, config.held_out))
+    if not learnt.pairs or not apart.pairs:
+        raise DataError(
+            f"Expected pairs to learn from and pairs of other dialogues held out, got {len(learnt.pairs)} and "
+            f"{len(apart.pairs)} items with pairs. Collect more of them, or change held_out ({config.held_out})."
+        )
     loop = Loop(config, model, learnt.lengths, learnt.loss, config.out)
     model.train()
     loop.run(args.resume and (config.out / "state").exists())
@@ -359,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     standardise(learnt)
     report = apart.measure()
     print(json.dumps(report))
-    told = lineage("reward_model", config, parents_of(policy), data_hash([CORPUS], "train", mixture.data), loop.step)
+    told = lineage("reward_model", config, parents_of(policy), found.sha256, loop.step)
 
     def fill(folder: Path) -> None:
         save(folder, policy.model, policy.calibration, told)
