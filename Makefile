@@ -19,7 +19,7 @@ apt = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	else false; fi || { echo "$(2): run 'sudo apt-get install $(1)', or your system's counterpart." >&2; false; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights app test lint types system-test gpu fuzz soak audit lock
+.PHONY: help venv weights app test pipeline lint types system-test gpu fuzz soak audit lock
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ types: $(VENV)/.installed-dev ## mypy
 
 test: $(VENV)/.installed-dev weights system-test lint types ## everything that has to hold: ruff, mypy, pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+pipeline: weights ## every training stage on synthetic data, to a checkpoint that answers a turn
+	$(BIN)/python -m tests.pipeline
 
 # Seconds for each target of the fuzzing, minutes of load.
 SECONDS ?= 60

@@ -163,7 +163,10 @@ def run_stage(
     finally:
         if usage := usage_of(reward):
             print(f"The judge, asked by process {loop.accelerator.process_index}: {json.dumps(usage)}")
-    told = lineage(stage, config, parents_of(policy), data_hash([CORPUS], "train", mixture.data), loop.step)
+    parents = parents_of(policy)
+    if (Path(config.reward) / "lineage.json").is_file():
+        parents["reward"] = Path(config.reward)
+    told = lineage(stage, config, parents, data_hash([CORPUS], "train", mixture.data), loop.step)
 
     def fill(folder: Path) -> None:
         save(folder, policy.model, policy.calibration, told)
