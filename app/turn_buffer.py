@@ -53,14 +53,16 @@ def decode_picture(data: bytes) -> np.ndarray:
     """A camera's JPEG as (H, W, 3) uint8 RGB.
 
     Raises:
-        MediaError: no picture, or one larger than a camera's.
+        MediaError: no picture, or one that no camera takes: larger, or built up in passes, whose number nothing bounds.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if image.info.get("progressive"):
+                raise MediaError("expected a camera's plain JPEG, got a progressive one; reload the page")
             if max(image.size) > MAX_SIDE:
                 raise MediaError(f"expected pictures of at most {MAX_SIDE} pixels a side, got {image.size}; reload the page")
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise MediaError(f"expected a JPEG from the camera, got {len(data)} bytes that are none ({error})") from error
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Final
 
 from multimood_core.errors import DataError
 from multimood_core.labels import EMOTIONS, SPEAKERS, STRATEGIES
+from multimood_core.prompts import whole_text
 from multimood_core.records import Context, HistoryTurn, Speaker
+
+MAX_FILE: Final = 512 * 2**20  # bytes of a jsonl file: it is read into memory whole
+MAX_CHARACTERS: Final = 100_000  # of one turn: an hour of talk; longer ones are a file that was taken for a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,8 @@ def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
 def _lines(path: Path, what: str) -> list[tuple[int, str]]:
     """The file's lines that are not empty, with their numbers. U+2028 and the like stand inside JSON and end no line."""
     try:
+        if (size := path.stat().st_size) > MAX_FILE:
+            raise DataError(f"Expected a jsonl file of {what} of at most {MAX_FILE:,} bytes, {path} has {size:,}; split it.")
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(f"Expected a jsonl file of {what} at {path}, but it cannot be read: {cause}") from cause
@@ -99,11 +106,31 @@ def read_dialogues(path: Path) -> list[Dialogue]:
     for number, line in _lines(path, "dialogues"):
         try:
             raw = json.loads(line)
-            turns = tuple(DialogueTurn(**turn) for turn in raw["turns"])
-            dialogues.append(Dialogue(raw["id"], raw["split"], turns, Context(**raw.get("context", {}))))
-        except (ValueError, TypeError, KeyError) as cause:
+            turns = tuple(_checked(DialogueTurn(**turn)) for turn in raw["turns"])
+            context = Context(**{name: _words(text) for name, text in raw.get("context", {}).items()})
+            dialogues.append(Dialogue(_words(raw["id"]), _words(raw["split"]), turns, context))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as cause:
             raise DataError(f"{path}, line {number}: expected a dialogue with id, split and turns: {cause!r}") from cause
     return dialogues
+
+
+def _checked(turn: DialogueTurn) -> DialogueTurn:
+    """``turn``, whose speaker and labels are of the closed sets and whose texts are texts; else a ValueError."""
+    for value, allowed in ((turn.speaker, SPEAKERS), (turn.emotion, (None, *EMOTIONS)), (turn.strategy, (None, *STRATEGIES))):
+        if value not in allowed:
+            raise ValueError(f"{value!r} is none of {', '.join(str(name) for name in allowed)}")
+    media = None if turn.media is None else _words(turn.media)
+    return replace(
+        turn, text=_words(turn.text), description=_words(turn.description), media=media, person=_words(turn.person)
+    )
+
+
+def _words(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:60]!r} is no text")
+    if len(value) > MAX_CHARACTERS:
+        raise ValueError(f"a text of {len(value):,} characters; at most {MAX_CHARACTERS:,} may be")
+    return whole_text(value)
 
 
 def read_history(path: Path) -> list[HistoryTurn]:
@@ -117,12 +144,14 @@ def read_history(path: Path) -> list[HistoryTurn]:
         where = f"{path}, line {number}"
         try:
             raw = json.loads(line)
-        except ValueError as cause:
+        except (ValueError, RecursionError) as cause:
             raise DataError(f"{where}: expected one JSON object a line, got {line[:60]!r} ({cause}).") from cause
         if not isinstance(raw, dict) or raw.get("speaker") not in SPEAKERS or not isinstance(raw.get("text"), str):
             raise DataError(f'{where}: expected {{"speaker": "client"|"therapist", "text": "..."}}, got {line[:80]!r}.')
         for key, allowed in (("emotion", EMOTIONS), ("strategy", STRATEGIES)):
             if raw.get(key) is not None and raw[key] not in allowed:
                 raise DataError(f"{where}: expected {key} to be one of {', '.join(allowed)}, got {raw[key]!r}.")
-        turns.append(HistoryTurn(raw["speaker"], raw["text"], raw.get("emotion"), raw.get("strategy")))
+        if len(raw["text"]) > MAX_CHARACTERS:
+            raise DataError(f"{where}: expected a text of at most {MAX_CHARACTERS:,} characters, got {len(raw['text']):,}.")
+        turns.append(HistoryTurn(raw["speaker"], whole_text(raw["text"]), raw.get("emotion"), raw.get("strategy")))
     return turns

@@ -26,6 +26,9 @@ MAX_SECONDS: Final = 600.0  # a client turn is seconds to a few minutes; a whole
 MAX_PIXELS: Final = 8192 * 8192  # covers 8K video (7680 x 4320) and large photographs; FFmpeg refuses what is above
 MAX_SIDE: Final = 1280  # pixels kept of the longer side: the towers take 384, the face detector 640
 MAX_FRAME_RATE: Final = 240  # frames/s, a phone's slow motion; bounds the work for a header that lies about time
+# What may be decoded of one file in all: a still picture of 8K that is repeated a hundred thousand times takes some kilobytes.
+MAX_VIDEO_PIXELS: Final = 600 * 60 * 1920 * 1080  # ten minutes at 60 frames/s and 1080p, or the same work in other shapes
+MAX_SOUND_VALUES: Final = 600 * 48_000 * 32  # samples of all channels: ten minutes of 32 at 48 kHz
 HELD_BYTES: Final = 128 * 2**20  # undecided frames held in memory before the second decoding is the better way
 
 FBANK_MELS: Final = 128
@@ -89,7 +92,7 @@ def read_turn(path: str | Path, *, num_frames: int = NUM_FRAMES, max_seconds: fl
     if unstated:
         _refuse_length(path, _scanned_seconds(path, max_seconds), max_seconds)
     pictures, sound = _FrameCollector(), _SoundCollector()
-    reached = 0.0
+    reached, pixels, values = 0.0, 0, 0
     with _open(path) as container:
         stated = _stated_seconds(container)
         is_picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
@@ -101,9 +104,12 @@ def read_turn(path: str | Path, *, num_frames: int = NUM_FRAMES, max_seconds: fl
             _refuse_length(path, reached, max_seconds)
             for frame in packet.decode():
                 if isinstance(frame, av.VideoFrame):
+                    pixels += frame.width * frame.height
                     pictures.push(frame)
                 elif isinstance(frame, av.AudioFrame):
+                    values += frame.samples * frame.layout.nb_channels
                     sound.push(frame)
+                _refuse_work(path, pixels, values)
             if pictures.count > max_seconds * MAX_FRAME_RATE or sound.seconds > max_seconds:
                 _refuse_length(path, np.inf, max_seconds)
     # Half a second covers codec padding and rounding; 1 % the clocks of long recordings.
@@ -112,11 +118,12 @@ def read_turn(path: str | Path, *, num_frames: int = NUM_FRAMES, max_seconds: fl
             f"{path.name} ends after {reached:.1f} s though its header states {stated:.1f} s: the file was cut short; "
             "copy or record it again"
         )
-    waveform = sound.finish()
-    if not pictures.count and waveform is None:
-        raise MediaError(f"{path.name} holds no picture and no sound that can be decoded; record or export it again")
-    start = min(x for x in (pictures.start, sound.start) if x is not None)
-    frames = _choose(path, pictures, num_frames, start) if pictures.count else None
+    with _told(path):
+        waveform = sound.finish()
+        if not pictures.count and waveform is None:
+            raise MediaError(f"{path.name} holds no picture and no sound that can be decoded; record or export it again")
+        start = min(x for x in (pictures.start, sound.start) if x is not None)
+        frames = _choose(path, pictures, num_frames, start) if pictures.count else None
     seconds = 0.0 if is_picture else max(pictures.end - start, waveform.seconds if waveform else 0.0)
     return Turn(frames=frames, waveform=waveform, seconds=seconds)
 
@@ -193,6 +200,7 @@ class _SoundCollector:
             self.start = frame.time or 0.0
         shape = (frame.format.name, frame.layout.nb_channels, frame.sample_rate)
         if shape != self._shape:
+            _refuse_sound(frame.sample_rate, frame.layout.nb_channels)
             self._drain(None)
             # The layout stays: FFmpeg's own down-mix of float sound may exceed 1 and knows no layout of 30 channels.
             # Interleaved, as PyAV reads past its eight plane pointers where each of more channels has a plane.
@@ -229,11 +237,7 @@ class LiveResampler:
     """
 
     def __init__(self, rate: int, channels: int = 1) -> None:
-        if not 1000 <= rate <= 768_000 or not 1 <= channels <= 64:
-            raise MediaError(
-                f"expected 1,000 to 768,000 Hz and 1 to 64 channels, got {rate} Hz and {channels}; "
-                "choose another device"
-            )
+        _refuse_sound(rate, channels)
         self._rate, self._channels = rate, channels
         self._sound = _SoundCollector()
 
@@ -326,23 +330,30 @@ def _fbank_torchaudio(kaldi: Any, samples: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _open(path: Path) -> Iterator[InputContainer]:
-    """Opens a recording and turns whatever FFmpeg says inside the block into one sentence."""
+    """Opens a recording."""
     if not path.is_file():
         raise MediaError(f"expected a video, picture or sound file, found none at {path}")
+    # An open file and no protocol: a playlist cannot send FFmpeg to other files or the network.
+    with (
+        _told(path),
+        path.open("rb") as file,
+        av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="replace") as container,
+    ):
+        if container.format.name in _NOT_RECORDINGS:
+            raise MediaError(f"{path.name} is a {container.format.name} file, no recording; choose a clip")
+        for stream in _streams(container):
+            if stream.codec_context is None:
+                raise ValueError(f"no decoder for its {stream.type} stream")
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.thread_type = "AUTO"
+        yield container
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns whatever FFmpeg says inside the block into one sentence."""
     try:
-        # An open file and no protocol: a playlist cannot send FFmpeg to other files or the network.
-        with (
-            path.open("rb") as file,
-            av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="replace") as container,
-        ):
-            if container.format.name in _NOT_RECORDINGS:
-                raise MediaError(f"{path.name} is a {container.format.name} file, no recording; choose a clip")
-            for stream in _streams(container):
-                if stream.codec_context is None:
-                    raise ValueError(f"no decoder for its {stream.type} stream")
-                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-                stream.codec_context.thread_type = "AUTO"
-            yield container
+        yield
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise MediaError(
@@ -387,6 +398,23 @@ def _scanned_seconds(path: Path, limit: float) -> float:
             if reached > limit:
                 break
     return reached
+
+
+def _refuse_sound(rate: int, channels: int) -> None:
+    """Rates below make seconds of sound from every few bytes, and memory goes with them."""
+    if not 1000 <= rate <= 768_000 or not 1 <= channels <= 64:
+        raise MediaError(
+            f"expected sound of 1,000 to 768,000 Hz and 1 to 64 channels, got {rate} Hz and {channels}; "
+            "choose another device, or export the recording again"
+        )
+
+
+def _refuse_work(path: Path, pixels: int, values: int) -> None:
+    if pixels > MAX_VIDEO_PIXELS or values > MAX_SOUND_VALUES:
+        raise MediaError(
+            f"expected at most {MAX_VIDEO_PIXELS:,} pixels and {MAX_SOUND_VALUES:,} sound samples in all frames together, "
+            f"{path.name} has more; export it with a smaller picture or fewer channels"
+        )
 
 
 def _refuse_length(path: Path, seconds: float | None, limit: float) -> None:

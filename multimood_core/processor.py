@@ -29,6 +29,7 @@ from multimood_core.records import Context, HistoryTurn
 MAX_UTTERANCE_TOKENS: Final = 256  # a client turn of MESC has 23 words on average; longer text keeps its end
 MAX_TURN_TOKENS: Final = 96  # an earlier turn
 MAX_CONTEXT_TOKENS: Final = 64  # problem or situation
+_LONGEST_TOKEN: Final = 64  # characters; no tokenizer in use has longer ones
 
 
 class MultiMoodProcessor(ProcessorMixin):
@@ -77,9 +78,8 @@ class MultiMoodProcessor(ProcessorMixin):
         ids: list[int] = []
         for piece in pieces:
             if piece.typed:
-                typed = self.tokenizer(
-                    clean_text(piece.text), add_special_tokens=False, split_special_tokens=True
-                ).input_ids
+                text = clean_text(piece.text)[-limit * _LONGEST_TOKEN if limit else None :]
+                typed = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
                 ids += typed[-limit:] if limit else typed
             else:
                 ids += self.tokenizer(piece.text, add_special_tokens=False).input_ids
@@ -141,7 +141,7 @@ class MultiMoodProcessor(ProcessorMixin):
 
     def _shorten(self, text: str, limit: int) -> str:
         """The end of ``text`` that fits ``limit`` tokens, cut before tokenising so that 100,000 characters cost little."""
-        text = clean_text(text[-limit * 64 :])  # no tokenizer in use makes tokens longer than 64 characters
+        text = clean_text(text)[-limit * _LONGEST_TOKEN :]  # cleaned first: invisible characters push no words out
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return text if len(ids) <= limit else self.tokenizer.decode(ids[-limit:]).lstrip("\ufffd ")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from multimood_core.errors import ModelError
-from multimood_core.labels import EMOTIONS, STRATEGIES, emotion_of, strategy_of
+from multimood_core.labels import EMOTIONS, SPEAKERS, STRATEGIES, emotion_of, strategy_of
 from multimood_core.records import Context, HistoryTurn
 
 VIDEO_TOKEN: Final = "<video>"
@@ -64,6 +64,11 @@ _SYSTEM_BRIEF: Final = "Read the client's emotion, choose the therapist's emotio
 _MARK: Final = "\ue000{}\ue001"
 _MARKED: Final = re.compile("\ue000(\\d+)\ue001")
 _INVISIBLE: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Letters and marks that are not drawn either (Unicode's Default_Ignorable_Code_Point outside the categories above): the
+# clinician could not see what is written in them, the tokenizer reads every one.
+_NOT_DRAWN: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +79,39 @@ class Piece:
     typed: bool = False
 
 
-def clean_text(text: str) -> str:
-    """One line of visible text: NFC, without control, zero-width, bidirectional and private-use characters.
+def whole_text(text: str) -> str:
+    """``text`` with each half of a surrogate pair that stands alone replaced: it can be shown, stored and tokenised.
 
-    Line breaks become spaces, so that no typed text can begin a line of the prompt or of the answer's format.
+    Such halves come out of JSON (``"\\ud800"``) and command lines; nothing that writes UTF-8 takes them.
     """
-    spaced = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text))
-    return "".join(c for c in spaced if unicodedata.category(c) not in _INVISIBLE).strip()
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def clean_text(text: str) -> str:
+    """One line of visible text: NFC, without control, zero-width, bidirectional, private-use and undrawn characters.
+
+    Line breaks become spaces, so that no typed text can begin a line of the prompt or of the answer's format. What is
+    invisible goes first: it may stand between characters that compose.
+    """
+    spaced = _NOT_DRAWN.sub("", re.sub(r"\s", " ", text))
+    visible = "".join(c for c in spaced if unicodedata.category(c) not in _INVISIBLE)
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def turn_pieces(turn: HistoryTurn) -> list[Piece]:
     """One utterance unit U_i of the history: role, labels, words (paper, ConvCompressor).
 
     A label that nobody confirmed carries a question mark, so that the model can trust it less than a gold label.
+
+    Raises:
+        ModelError: a speaker or label is none of the closed sets; unlike words they stand in the prompt as they are.
     """
+    known = turn.speaker in SPEAKERS and turn.emotion in (None, *EMOTIONS) and turn.strategy in (None, *STRATEGIES)
+    if not known:
+        raise ModelError(
+            f"Expected an earlier turn of client or therapist with labels of MESC's sets, got {turn.speaker!r} with "
+            f"{turn.emotion!r} and {turn.strategy!r}; correct the history."
+        )
     stated = ((turn.emotion, turn.emotion_confirmed), (turn.strategy, turn.strategy_confirmed))
     labels = ", ".join(label if confirmed else f"{label}?" for label, confirmed in stated if label)
     return [Piece(f"{turn.speaker} [{labels}]: " if labels else f"{turn.speaker}: "), Piece(turn.text, typed=True)]
