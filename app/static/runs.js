@@ -5,12 +5,13 @@ import { ask, fill, open, tab, told, wait } from "./evaluate.js";
 const EVERY = 10_000; // ms between two looks at a run that goes on
 const root = document.querySelector("#mm-runs");
 const find = (selector) => root.querySelector(selector);
-let picked = [], seen = "", timer = 0, number = 0;
+let picked = [], seen = "", live = false, timer = 0, number = 0;
 
 async function draw(again = false) {
   clearTimeout(timer);
   const place = find("[data-curves]"), mine = ++number;
   if (!place) return;
+  live = false;
   if (!picked.length) { place.replaceChildren(); return; }
   const query = new URLSearchParams(picked.map((id) => ["run", id]));
   query.set("window", find("[data-window]").value);
@@ -25,7 +26,8 @@ async function draw(again = false) {
       place.innerHTML = found.html;
       seen = found.seen;
     }
-    if (found.live) timer = setTimeout(follow, EVERY);
+    live = found.live;
+    if (live) timer = setTimeout(follow, EVERY);
   } catch (error) {
     if (mine === number) told(place, error.message);
   }
@@ -34,9 +36,11 @@ async function draw(again = false) {
 
 // A page that nobody looks at asks for nothing.
 function follow() {
+  clearTimeout(timer);
   if (root.checkVisibility() && !document.hidden) draw(true);
   else timer = setTimeout(follow, EVERY);
 }
+document.addEventListener("visibilitychange", () => { if (live) follow(); });
 
 function pick(box) {
   picked = picked.filter((id) => id !== box.dataset.run);
