@@ -97,15 +97,16 @@ def parse_scores(answer: str) -> dict[int, Mapping[str, float]]:
     blocks = [(int(number), body) for number, body in _BLOCK.findall(answer)]
     if not blocks and (flat := _FLAT.search(answer)):
         blocks = [(1, flat[1])]
-    found = {number: _scores_in(body) for number, body in blocks}
+    found = {number: scores_in(body) for number, body in blocks}
     return {number: scores for number, scores in found.items() if scores}
 
 
-def _scores_in(body: str) -> Mapping[str, float]:
+def scores_in(body: str, lowest: float = LOWEST, highest: float = HIGHEST) -> Mapping[str, float]:
+    """The inside of an object by dimension, brought from ``lowest``-``highest`` to [0, 1]; others are left out."""
     scores = {}
     for name in DIMENSION_NAMES:
         words = name.replace(" ", r"[\s_-]*")
         match = re.search(rf"\b{words}[\"']?\s*[:=]\s*[\"']?(-?\d+(?:\.\d+)?)(?![\d.])", body, re.IGNORECASE)
-        if match and LOWEST <= (score := float(match[1])) <= HIGHEST:
-            scores[name] = (score - LOWEST) / (HIGHEST - LOWEST)
+        if match and lowest <= (score := float(match[1])) <= highest:
+            scores[name] = (score - lowest) / (highest - lowest)
     return scores
