@@ -23,6 +23,7 @@ from multimood_core.decoding import LABELS, Sampling
 from multimood_core.engine import Event, Finished, Labelled, Perceived, ReplyPart, Transcribed
 from multimood_core.errors import DataError
 from multimood_core.media import read_turn
+from multimood_core.prompts import whole_text
 from multimood_core.records import (
     CheckpointId,
     Context,
@@ -399,7 +400,7 @@ class Session:
     def describe(self, problem: str, situation: str) -> None:
         """Sets the problem and the situation that the next turns are read with."""
         with self.changed:
-            self.context = Context(problem.strip()[:MAX_TEXT], situation.strip()[:MAX_TEXT])
+            self.context = Context(*(whole_text(text).strip()[:MAX_TEXT] for text in (problem, situation)))
             self._change()
 
     def acknowledge(self) -> None:
@@ -415,7 +416,7 @@ def _now() -> datetime.datetime:
 
 
 def _text(text: str, what: str) -> str:
-    text = text.strip()
+    text = whole_text(text).strip()
     if not text:
         raise DataError(f"Expected {what}, got nothing; type a few words.")
     if len(text) > MAX_TEXT:

@@ -134,7 +134,7 @@ def _parse(body: bytes) -> tuple[Mapping[str, Any], bytes]:
     line, _, rest = body.partition(b"\n")
     try:
         head = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict):
         raise DataError("Expected a line of JSON before picture and sound; reload the page.")

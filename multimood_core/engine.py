@@ -21,7 +21,7 @@ from multimood_core.face_detector import FaceDetector, crop_faces
 from multimood_core.history_memory import HistoryMemory
 from multimood_core.labels import MEDIA_EMOTIONS
 from multimood_core.model import AUDIO_MODES, VIDEO_MODES
-from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN
+from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN, whole_text
 from multimood_core.records import (
     AudioMode,
     Context,
@@ -295,7 +295,7 @@ class Engine:
     def hear(self, turn: Turn) -> Transcribed:
         """The turn's words: those given, or those spoken."""
         if turn.text is not None and turn.text.strip():
-            return Transcribed(turn.text.strip(), "given")
+            return Transcribed(whole_text(turn.text).strip(), "given")
         if turn.waveform is None or len(turn.waveform.samples) == 0 or is_silent(turn.waveform):
             return Transcribed("", "missing")
         text = self.transcriber.transcribe(turn.waveform).text.strip()

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -234,6 +235,8 @@ def _unpack(data: bytes) -> dict[str, str]:
     expected = ["study.json", *[f"{table.name}.jsonl" for table in TABLES], "results.json", "report.html"]
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in archive.infolist()):
+                raise InputError("Expected a bundle compressed as MultiMood does it (deflate).")  # others state their memory
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BUNDLE:
                 raise InputError(f"Expected a bundle of at most {MAX_BUNDLE:,} bytes.")
             manifest = json.loads(archive.read("manifest.json"))
@@ -243,7 +246,8 @@ def _unpack(data: bytes) -> dict[str, str]:
             for name, text in files.items():
                 if hashlib.sha256(text.encode()).hexdigest() != manifest["files"][name]:
                     raise InputError(f"{name} in the bundle was changed after the export: its SHA-256 is another.")
-    except (zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError, RuntimeError, EOFError) as cause:
+    except (zipfile.BadZipFile, zlib.error, OSError, LookupError, ValueError, AttributeError, TypeError,
+            RuntimeError, EOFError) as cause:  # fmt: skip
         raise InputError(f"Expected a study bundle (zip) as MultiMood exports it: {cause!r}.") from cause
     return files
 

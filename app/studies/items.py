@@ -68,7 +68,8 @@ def read_upload(data: bytes, criteria: tuple[Criterion, ...]) -> list[NewItem]:
 def _read_line(line: str, criteria: tuple[Criterion, ...]) -> NewItem:
     try:
         raw = json.loads(line)
-    except ValueError as cause:
+        json.dumps(raw, ensure_ascii=False).encode()  # half a character, as "\ud800" gives it, can be stored nowhere
+    except (ValueError, RecursionError) as cause:
         raise InputError(f"expected one JSON object, got {line[:60]!r} ({cause}).") from cause
     expect(isinstance(raw, dict), "one JSON object", line[:60])
     unknown = sorted(set(raw) - set(KNOWN))
