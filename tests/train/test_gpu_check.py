@@ -104,7 +104,7 @@ def test_a_command_is_asked_to_stop_before_the_time_is_over(tmp_path: Path, monk
     polite = _python("import signal, sys, time", "signal.signal(15, lambda *_: (print('state written'), sys.exit(130)))",
                      "print('begun', flush=True)", "time.sleep(60)")  # fmt: skip
     began = time.monotonic()
-    assert run_for(polite, 23.0, tmp_path / "log") is None
+    assert run_for(polite, 25.0, tmp_path / "log") is None  # five seconds to begin on a busy machine
     assert time.monotonic() - began < 20
     assert (tmp_path / "log").read_text().split("\n")[:2] == ["begun", "state written"]
     assert run_for(_python("raise SystemExit(3)"), 60.0, tmp_path / "log") == 3
