@@ -23,13 +23,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import theme
 from app.annotate import build_annotate
 from app.capture import LocalCapture
+from app.compare.api import CompareApi
+from app.compare.engines import Engines
+from app.compare.tab import build_compare
 from app.evaluate.api import EvaluateApi
 from app.evaluate.places import places
 from app.evaluate.tabs import build_evaluate, build_runs
 from app.glance import Glancer
 from app.live import build_live
 from app.logs import discreet
-from app.ports import EngineLike
 from app.sessions import Sessions
 from app.stream import Stream
 from app.studies.api import StudyApi
@@ -65,6 +67,7 @@ def build(sessions: Sessions, capture: str) -> gr.Blocks:
     """The page: its head, and the tabs from left to right."""
     tabs: dict[str, Callable[[], None]] = {
         "Live": lambda: build_live(sessions, capture),
+        "Compare": build_compare,
         "Annotate": build_annotate,
         "Evaluate": build_evaluate,
         "Runs": build_runs,
@@ -106,12 +109,19 @@ class Guarded:
 
 
 def web_app(
-    sessions: Sessions, glancer: Glancer, host: str, port: int, capture: str, studies: StudyApi | None = None
+    sessions: Sessions,
+    glancer: Glancer,
+    host: str,
+    port: int,
+    capture: str,
+    studies: StudyApi | None = None,
+    compare: CompareApi | None = None,
 ) -> FastAPI:
     """The page, the capture stream and the requests of studies as one ASGI app."""
-    studies = studies or study_api(sessions)
+    engines = Engines(sessions.engine)
+    studies, compare = studies or study_api(sessions, engines), compare or CompareApi(sessions, engines)
     stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
-    routes = [*stream.routes, *studies.routes, *EvaluateApi(places()).routes]
+    routes = [*stream.routes, *compare.routes, *studies.routes, *EvaluateApi(places()).routes]
     web = FastAPI(openapi_url=None, routes=routes, middleware=[Middleware(Guarded)])
     return gr.mount_gradio_app(
         web,
@@ -131,13 +141,9 @@ def web_app(
     )
 
 
-def study_api(sessions: Sessions) -> StudyApi:
+def study_api(sessions: Sessions, engines: Engines) -> StudyApi:
     """The requests of the Annotate tab; their checkpoints answer on the sessions' worker."""
-
-    def load(name: str) -> EngineLike:
-        return sessions.engine if sessions.engine.checkpoint.id.name == name else Engine(name)
-
-    return StudyApi(sessions.worker, load)
+    return StudyApi(sessions.worker, engines.get)
 
 
 @contextmanager
@@ -163,11 +169,13 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: 
         sessions = Sessions(engine, worker)
         glancer = Glancer(engine, sessions)
         cleanup.callback(glancer.close)
-        studies = study_api(sessions)
+        engines = Engines(engine)
+        studies, compare = study_api(sessions, engines), CompareApi(sessions, engines)
         cleanup.callback(studies.close)
+        cleanup.callback(compare.close)
         port = listener.getsockname()[1]
         config = uvicorn.Config(
-            web_app(sessions, glancer, host, port, capture, studies), log_level="warning", timeout_graceful_shutdown=5
+            web_app(sessions, glancer, host, port, capture, studies, compare), log_level="warning", timeout_graceful_shutdown=5
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="multimood-web", daemon=True)

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -99,6 +100,14 @@ class Session:
                 break
             turns += exchange.history()
         return turns
+
+    def last_turn(self) -> tuple[Turn, list[HistoryTurn], Context] | None:
+        """The last turn as it was captured, its words as they stand now, with what it was answered by; None before one."""
+        with self.changed:
+            current, turn = self.current, self._turn
+            if current is None or turn is None:
+                return None
+            return replace(turn, text=current.words or turn.text), self.history(before=current), self.context
 
     # -- the client's turn -----------------------------------------------------------------------------------------
 

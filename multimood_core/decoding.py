@@ -195,7 +195,7 @@ class AnswerDecoder:
         logits = self._logits
         for _ in range(sampling.max_tokens):
             barred = torch.tensor(media + ends if len(produced) < sampling.min_tokens else media)
-            token = _draw(logits, produced, barred, sampling, generator)
+            token = draw_token(logits, produced, barred, sampling, generator)
             if token in ends:
                 break
             produced.append(token)
@@ -226,7 +226,10 @@ def _line_ends(tokenizer: Any) -> list[int]:
     return ids if len(ids) == 1 else []
 
 
-def _draw(logits: Tensor, produced: list[int], barred: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+def draw_token(
+    logits: Tensor, produced: list[int], barred: Tensor, sampling: Sampling, generator: torch.Generator
+) -> int:
+    """The next token from ``logits`` (vocabulary,), never one of ``barred``."""
     logits = logits.clone()
     logits[barred] = -torch.inf
     if produced and sampling.repetition_penalty != 1:

@@ -40,7 +40,7 @@ def fits_beside(folder: Path, other: Checkpoint) -> bool:
     return _shape(MultiMoodConfig.from_pretrained(folder)) == _shape(other.model.config)
 
 
-def _shape(config: MultiMoodConfig) -> tuple[Any, ...]:
+def _shape(config: Any) -> tuple[Any, ...]:
     text, towers = config.text, (config.vision, config.audio)
     sizes = (text.model_type, text.hidden_size, text.num_hidden_layers, text.vocab_size)
     return sizes + tuple((tower.tower, tower.hidden_size, json.dumps(tower.settings or {}, sort_keys=True)) for tower in towers)
@@ -75,7 +75,7 @@ def beside(other: Checkpoint) -> BuildFunction:
     return build
 
 
-def base_language_model(checkpoint: Checkpoint) -> nn.Module:
+def base_language_model(checkpoint: Checkpoint) -> Any:
     """The language model under a checkpoint as it was before any training, on the same weights, for text alone.
 
     Returns:

@@ -38,7 +38,7 @@ from multimood_core.records import LabelPrediction
 
 Template = Callable[[list[dict[str, str]]], str]
 _WORDS_ALONE: Final = TurnFeatures(None, "missing", None, "missing")
-_ANSWER_TOKENS: Final = 256  # four lines with a long reply
+ANSWER_TOKENS: Final = 256  # four lines with a long reply
 _BETWEEN: Final = "\x1d"  # between two chat messages; clean_text removes it from whatever a person wrote
 
 
@@ -216,16 +216,24 @@ class ZeroShotSystem:
 
     def answer(self, question: Question) -> Answer:
         told = described(question, self.perceive(question) if self.perceive else {})
+        text = self.model.complete(zero_shot_prompt(question, told), ANSWER_TOKENS)
+        return Answer({}, missing=True) if text is None else read_answer(text)
 
-        def prompt(template: Template) -> list[Piece]:
-            pieces = prompt_pieces("ecot", template, question.client, question.history, question.context, told)
-            return as_text(pieces, bool(question.history))
 
-        text = self.model.complete(prompt, _ANSWER_TOKENS)
-        if text is None:
-            return Answer({}, missing=True)
-        found = parse_output(text)
-        return Answer(_labels(found), found.response, text)
+def zero_shot_prompt(question: Question, told: str = "") -> Callable[[Template], list[Piece]]:
+    """The paper's prompt for a model without media; ``told`` is what is seen and heard in words."""
+
+    def prompt(template: Template) -> list[Piece]:
+        pieces = prompt_pieces("ecot", template, question.client, question.history, question.context, told)
+        return as_text(pieces, bool(question.history))
+
+    return prompt
+
+
+def read_answer(text: str) -> Answer:
+    """What can be read from a language model's four lines."""
+    found = parse_output(text)
+    return Answer(_labels(found), found.response, text)
 
 
 # -- SMES (Chu et al. 2024): cues as text, then one step after another --------------------------------------------------
@@ -290,7 +298,7 @@ class SmesSystem:
         known: dict[str, str] = {}
         said: list[str] = []
         for step in SMES_STEPS:
-            limit = _ANSWER_TOKENS if step == "response" else _LABEL_TOKENS
+            limit = ANSWER_TOKENS if step == "response" else _LABEL_TOKENS
             text = self.model.complete(self._prompt(question, told, known, step), limit)
             if text is None:
                 return Answer(labels, text="\n".join(said), missing=True)

@@ -1,0 +1,206 @@
+"""The Compare tab's requests: from this computer's own page alone, each comparison known by a secret id."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.compare import places
+from app.compare.batch_api import BatchRequests
+from app.compare.comparison import Comparison
+from app.compare.engines import Engines
+from app.compare.shown import shown
+from app.compare.sources import Sources
+from app.compare.systems import SENT, Catalogue, Remote, chosen
+from app.compare.values import Call, asked_from_own_page, sampling_of
+from app.compare.votes import Votes, preference_pairs, ranking
+from app.compare.voting import lock_vote
+from app.sessions import Sessions
+from app.studies.guidelines import CRITERIA
+from multimood_core.errors import DataError, MediaError, MultiMoodError
+from multimood_core.rewards import RewardFunction, embedded_rewards
+
+PREFIX: Final = "/multimood/compare"
+STATIC: Final = Path(__file__).resolve().parents[1] / "static"
+SCRIPTS: Final = ("compare.js", "compare_show.js", "compare_vote.js", "compare_batch.js", "compare.css")
+MAX_JSON: Final = 2**20  # bytes
+MAX_FILE: Final = 200 * 2**20  # ten minutes of a phone's video
+KEEP: Final = 32  # comparisons; the oldest that does not run is forgotten first
+UNEXPECTED: Final = (
+    "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
+)
+
+log = logging.getLogger("multimood.app")
+
+
+class CompareApi:
+    """Routes of the tab.
+
+    Args:
+        sessions: whose turns can be compared.
+        engines: checkpoints by name.
+        rewards: makes the reward function, on first use.
+    """
+
+    def __init__(
+        self, sessions: Sessions, engines: Engines, rewards: Callable[[], RewardFunction] = embedded_rewards
+    ) -> None:
+        self.catalogue, self.sources = Catalogue(engines), Sources(sessions)
+        self._worker, self._make_rewards = sessions.worker, rewards
+        self._made: RewardFunction | None = None
+        self._lock, self._making = threading.Lock(), threading.Lock()
+        self._comparisons: dict[str, Comparison] = {}
+        self._batches = BatchRequests(self.catalogue, sessions.worker, self.rewards)
+        table: list[tuple[str, str, Callable[[Call], Any], bool]] = [
+            ("GET", "/choices", self._choices, False),
+            ("GET", "/data/{data}/{number:int}", lambda c: self.sources.item(c.path["data"], c.path["number"])[1], False),
+            ("POST", "/clip", lambda c: {"clip": self.sources.keep_clip(c.data, c.query.get("name", ""))}, True),
+            ("POST", "/start", self._start, False),
+            ("GET", "/comparison/{id}", lambda c: shown(self._find(c)), False),
+            ("POST", "/comparison/{id}/stop", self._stop, False),
+            ("POST", "/comparison/{id}/vote", self._vote, False),
+            ("GET", "/ranking", lambda c: {"votes": len(self.votes.all()), "criteria": ranking(self.votes.all())}, False),
+            ("GET", "/votes/{name}", self._votes_file, False),
+            *self._batches.table,
+        ]
+        self.routes: list[BaseRoute] = [
+            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
+            *[Route(PREFIX + path, self._route(handler, file), methods=[method]) for method, path, handler, file in table],
+        ]
+
+    @property
+    def votes(self) -> Votes:
+        return Votes(places.kept() / "votes.jsonl")
+
+    def rewards(self) -> RewardFunction:
+        """The reward function, made once."""
+        with self._making:
+            if self._made is None:
+                self._made = self._make_rewards()
+            return self._made
+
+    def close(self) -> None:
+        """Stops what runs."""
+        with self._lock:
+            running = list(self._comparisons.values())
+        for one in running:
+            one.stop(wait=5)
+        self._batches.close()
+
+    # -- the way of a request --------------------------------------------------------------------------------------
+
+    def _route(self, handler: Callable[[Call], Any], file: bool) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            most, data = MAX_FILE if file else MAX_JSON, bytearray()
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > most:
+                    return JSONResponse({"error": f"Expected at most {most:,} bytes; send a smaller file."}, 413)
+            return await run_in_threadpool(self._answer, handler, file, request, bytes(data))
+
+        return answer
+
+    def _answer(self, handler: Callable[[Call], Any], file: bool, request: Request, data: bytes) -> Response:
+        try:
+            if not asked_from_own_page(request):
+                return JSONResponse({"error": "This is for MultiMood's own page, under http://127.0.0.1."}, 403)
+            values = {} if file or request.method == "GET" else _json(data)
+            answer = handler(Call(values, data, request.query_params, request.path_params))
+            made = answer if isinstance(answer, Response) else JSONResponse(answer)
+        except (DataError, MediaError) as error:
+            made = JSONResponse({"error": str(error)}, 409)
+        except MultiMoodError as error:
+            made = JSONResponse({"error": str(error)}, 503)
+        except Exception:
+            log.exception("a request of the Compare tab failed")
+            made = JSONResponse({"error": UNEXPECTED}, 500)
+        made.headers.setdefault("Cache-Control", "no-store")
+        return made
+
+    # -- one turn --------------------------------------------------------------------------------------------------
+
+    def _choices(self, call: Call) -> Any:
+        remote = Remote.from_environment()
+        found = places.data_sets()
+        return {
+            "systems": [asdict(choice) for choice in self.catalogue.names()],
+            "remote": None if remote is None else {"host": remote.host, "model": remote.settings.model, "sent": SENT},
+            "data": [{"id": one.id, "name": one.name} for one in found],
+            "no_data": "" if found else places.none_found(),
+            "criteria": [{"key": c.key, "name": c.name, "definition": c.definition} for c in CRITERIA],
+            "kept": places.kept().name,
+        }
+
+    def _start(self, call: Call) -> Any:
+        choices, sampling = chosen(self.catalogue, call.values), sampling_of(call.values.get("sampling"))
+        source = call.values.get("source")
+        moment = self.sources.moment(source if isinstance(source, dict) else {})
+        blind = call.values.get("blind") is True
+        made = Comparison(self.catalogue, self._worker, self.rewards, moment, choices, sampling, blind)
+        with self._lock:
+            resting = sorted((c for c in self._comparisons.values() if not c.running), key=lambda c: c.touched)
+            for old in resting[: max(0, len(self._comparisons) - KEEP + 1)]:
+                del self._comparisons[old.id]
+            if len(self._comparisons) >= KEEP:
+                raise DataError(f"{KEEP} comparisons run already; stop one first.")
+            self._comparisons[made.id] = made
+        made.start()
+        return shown(made)
+
+    def _find(self, call: Call) -> Comparison:
+        with self._lock:
+            found = self._comparisons.get(call.path["id"])
+        if found is None:
+            raise DataError("This comparison is gone, its vote is kept if there was one; begin another.")
+        return found
+
+    def _stop(self, call: Call) -> Any:
+        found = self._find(call)
+        found.stop(wait=30)
+        return shown(found)
+
+    def _vote(self, call: Call) -> Any:
+        found = self._find(call)
+        lock_vote(found, self.votes, call.values, time.time())
+        return shown(found)
+
+    def _votes_file(self, call: Call) -> Response:
+        votes = self.votes.all()
+        match call.path["name"]:
+            case "votes.jsonl":
+                rows = [asdict(vote) for vote in votes]
+            case "preferences.jsonl":
+                rows = preference_pairs(votes, call.query.get("criterion", "overall"))
+            case other:
+                raise DataError(f"Expected votes.jsonl or preferences.jsonl, got {other!r}.")
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        name = {"Content-Disposition": f'attachment; filename="multimood-compare-{call.path["name"]}"'}
+        return Response(text, headers=name, media_type="application/jsonl")
+
+
+def _json(data: bytes) -> Mapping[str, Any]:
+    try:
+        raw = json.loads(data or b"{}")
+    except ValueError as cause:
+        raise DataError(f"Expected a JSON object: {cause}.") from cause
+    if not isinstance(raw, dict):
+        raise DataError("Expected a JSON object.")
+    return raw
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in SCRIPTS:
+        return Response("There is no such file.", 404, media_type="text/plain")
+    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
