@@ -124,15 +124,17 @@ def bradley_terry(comparisons: Iterable[tuple[str, str, str]], samples: int = SA
     keys = sorted(cells)
     frequency = np.array([cells[key] for key in keys])
     scores = _score_cells(keys, names)
-    strengths = _fit((scores * frequency[:, None, None]).sum(0))
-    if strengths is None:
-        return BradleyTerry((), n, _why_unbounded((scores * frequency[:, None, None]).sum(0), names))
+    wins = np.tensordot(frequency, scores, 1)
+    (strengths,) = _fit(wins[None])
+    if np.isnan(strengths).any():
+        return BradleyTerry((), n, _why_unbounded(wins, names))
     draws = np.random.default_rng(seed).multinomial(n, frequency / n, samples)
-    fitted = [fit for draw in draws if (fit := _fit(np.tensordot(draw, scores, 1))) is not None]
+    fitted = _fit(np.tensordot(draws, scores, 1))
+    fitted = fitted[~np.isnan(fitted).any(1)]
     low: list[float] | list[None] = [None] * len(names)
     high = low
-    if len(fitted) >= samples / 2:  # as with kappas: an interval from a minority of resamples would mislead
-        low, high = np.quantile(np.array(fitted), [0.025, 0.975], axis=0).tolist()
+    if samples and len(fitted) >= samples / 2:  # as with kappas: an interval from a minority of resamples would mislead
+        low, high = np.quantile(fitted, [0.025, 0.975], axis=0).tolist()
     found = [Strength(name, float(v), a, b) for name, v, a, b in zip(names, strengths, low, high, strict=True)]
     return BradleyTerry(tuple(sorted(found, key=lambda s: -s.value)), n)
 
@@ -148,21 +150,38 @@ def _score_cells(keys: Sequence[tuple[str, str, str]], names: Sequence[str]) -> 
     return scores
 
 
-def _fit(wins: np.ndarray) -> np.ndarray | None:
-    """Newton's method on the log-likelihood; None where the maximum lies at infinity (Ford 1957)."""
-    if connected_components(wins > 0, connection="strong")[0] != 1:
-        return None
-    total, beta = wins + wins.T, np.zeros(len(wins))
-    for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(beta[None] - beta[:, None]))  # row beats column
-        gradient = (wins - total * p).sum(1)
+def _fit(wins: np.ndarray) -> np.ndarray:
+    """Newton's method on the log-likelihood of each sample at once.
+
+    Args:
+        wins: of row over column (samples, systems, systems).
+
+    Returns:
+        Strengths (samples, systems); NaN where the maximum lies at infinity (Ford 1957).
+    """
+    count, systems = len(wins), wins.shape[1]
+    patterns, which = np.unique((wins > 0).reshape(count, -1), axis=0, return_inverse=True)
+    bounded = np.array([_is_strong(pattern.reshape(systems, systems)) for pattern in patterns], dtype=bool)[which.ravel()]
+    wins = wins[bounded]
+    total, beta = wins + wins.transpose(0, 2, 1), np.zeros((len(wins), systems))
+    for _ in range(_STEPS if len(wins) else 0):
+        p = 1 / (1 + np.exp(beta[:, None, :] - beta[:, :, None]))  # row beats column
+        gradient = (wins - total * p).sum(2)
         information = total * p * (1 - p)
-        hessian = np.diag(information.sum(1)) - information + 1 / len(wins)  # the last term holds the mean at 0
-        step = np.linalg.solve(hessian, gradient)
+        # The last term holds the mean at 0.
+        hessian = np.eye(systems) * information.sum(2)[:, :, None] - information + 1 / systems
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         beta = beta + np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break
-    return beta - beta.mean()
+    found = np.full((count, systems), np.nan)
+    found[bounded] = beta - beta.mean(1, keepdims=True)
+    return found
+
+
+def _is_strong(beats: np.ndarray) -> bool:
+    """Whether each system has a way of wins and ties to each other one."""
+    return bool(connected_components(beats, connection="strong")[0] == 1)
 
 
 def _why_unbounded(wins: np.ndarray, names: Sequence[str]) -> str:

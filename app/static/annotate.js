@@ -59,6 +59,15 @@ export const doing = (act) => async (event) => {
 };
 
 export const button = (text, act, kind = "mm-plain", more = {}) => h("button", { type: "button", class: kind, onclick: doing(act), ...more }, text);
+// A file that is chosen again, as after it was mended, counts as a change only if the field has forgotten the first choice.
+export const picker = (label, accept, take, more = {}) => {
+  const input = h("input", { type: "file", accept, "aria-label": label, ...more, onchange: doing(async () => {
+    const file = input.files[0];
+    if (!file) return;
+    try { await take(file); } finally { input.value = ""; }
+  }) });
+  return input;
+};
 export const field = (label, input) => h("label", { class: "mm-field" }, h("span", {}, label), input);
 const values = (form) => Object.fromEntries(new FormData(form));
 
@@ -91,7 +100,8 @@ export async function start() {
   if (me.state === "out") {
     return form("Sign in", "", [name(), password("current-password")], "Sign in", async (sent) => { await ask("sign-in", sent); await start(); });
   }
-  return home(me);
+  await home(me);
+  if (invitation) say(`You are signed in as ${me.name}. The invitation is for somebody else: sign out first to use it.`);
 }
 
 export async function home(me) {
@@ -112,10 +122,10 @@ function creation() {
     const found = await ask("create", { name: values(made).name, settings: {} });
     await study(found.study);
   }) }, field("New study", h("input", { name: "name", required: true, maxlength: 120, id: "mm-new-study" })), h("button", { class: "mm-solid" }, "Make it"));
-  const file = h("input", { type: "file", accept: ".zip", "aria-label": "study bundle", onchange: doing(async () => {
-    const found = await ask("import", undefined, file.files[0]);
-    await study(found.study);
-  }) });
+  const file = picker("study bundle", ".zip", async (bundle) => {
+    say("Reading the bundle.");
+    await study((await ask("import", undefined, bundle)).study);
+  });
   return h("div", { class: "mm-make" }, made, field("Import a bundle (zip)", file));
 }
 
@@ -154,7 +164,8 @@ export const listen = (handler) => { keys = handler; };
 addEventListener("keydown", (event) => {
   if (!inFront()) return;
   const inside = root().contains(event.target) || event.target === document.body;
-  if (!inside) return;
+  // A button of the page's head keeps the focus when it was clicked; Enter and Space are its own, letters and digits are not.
+  if (!inside && !(keys && event.key.length === 1 && event.key !== " " && event.target.closest?.("button"))) return;
   event.stopPropagation();
   if (event.ctrlKey || event.metaKey || event.altKey || !keys) return;
   keys(event);

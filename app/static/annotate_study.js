@@ -1,6 +1,8 @@
 // The researcher's page of one study: set-up, gold of the entrance test, raters, results, files.
 "use strict";
-import { ask, button, doing, exportAddress, field, h, home, inFront, invitationLink, listen, root, say, show } from "./annotate.js";
+import { ask, button, doing, exportAddress, field, h, home, inFront, invitationLink, listen, picker, root, say, show } from "./annotate.js";
+import { judges } from "./annotate_judges.js";
+import { sheet, shown, takesEnter } from "./annotate_sheet.js";
 
 let tab = "Set-up", timer = 0;
 
@@ -52,25 +54,42 @@ function items(about, send, draft) {
   const { items: kinds } = about;
   const line = h("p", { id: "mm-items" }, `${kinds.official || 0} official, ${kinds.gate || 0} for the entrance test (${about.gold} with gold)`);
   if (!draft) return line;
-  const upload = h("input", { type: "file", id: "mm-upload", accept: ".jsonl,.json", "aria-label": "items with responses", onchange: doing(async () => {
-    const found = await send("upload", undefined, upload.files[0]);
-    say(`${found.added} items taken.`);
-  }) });
+  const upload = picker("items with responses", ".jsonl,.json", async (file) => {
+    say("Reading the items.");
+    say(`${(await send("upload", undefined, file)).added} items taken.`);
+  }, { id: "mm-upload" });
   const source = h("input", { type: "file", id: "mm-dialogues", accept: ".jsonl", "aria-label": "dialogues" }), count = number("count", 50, { min: 1, id: "mm-count" });
-  const kind = h("select", { "aria-label": "what for" }, h("option", { value: "official" }, "official"), h("option", { value: "gate" }, "entrance test"));
-  const person = h("input", { type: "checkbox" });
-  return [line, field("Items with responses (JSON lines; with gold: entrance test)", upload),
-    h("div", { class: "mm-inline" }, field("Or draw from dialogues (JSON lines)", source), field("how many", count), field("for", kind),
-      h("label", { class: "mm-check" }, person, "the therapist's own turn is a system"), button("Draw by strategy and emotion", async () => {
+  const kind = h("select", { "aria-label": "what for" }, h("option", { value: "official" }, "the study"), h("option", { value: "gate" }, "the entrance test"));
+  const by = h("select", { "aria-label": "how" }, h("option", { value: "labels" }, "by strategy and emotion"), h("option", { value: "chance" }, "by chance alone"));
+  const person = h("input", { type: "checkbox", "aria-label": "the therapist's own turn is a system" });
+  return [line, field("Items with responses, or further responses by id (JSON lines; with gold: entrance test)", upload),
+    h("div", { class: "mm-inline" }, field("Or draw from dialogues (JSON lines)", source), field("how many", count), field("for", kind), field("how", by),
+      h("label", { class: "mm-check" }, person, "the therapist's own turn is a system"), button("Draw items", async () => {
         if (!source.files[0]) throw new Error("Choose a file of dialogues first.");
-        await send(`sample?kind=${kind.value}&count=${count.value}&person=${person.checked ? 1 : 0}`, undefined, source.files[0]);
-      })),
-    button("Look at the first items", async () => {
-      const rows = await ask(`study/${about.id}/preview`);
-      say("");
-      root().querySelector("#mm-items").after(h("table", { class: "mm-table" }, h("tbody", {}, rows.map((r) => h("tr", {}, h("td", {}, r.key), h("td", {}, r.kind), h("td", {}, r.situation), h("td", {}, r.client))))));
-    }),
+        const found = await send(`sample?kind=${kind.value}&count=${count.value}&by=${by.value}&person=${person.checked ? 1 : 0}`, undefined, source.files[0]);
+        say(`${found.added} items drawn.`);
+      }, "mm-plain", { id: "mm-draw" })),
+    h("div", { id: "mm-preview" }), h("div", { class: "mm-inline" }, button("Look at the items", () => preview(about, 0), "mm-plain", { id: "mm-look" }),
+      about.systems.length || Object.keys(kinds).length ? startOver(send) : null),
     h("p", { class: "mm-note" }, "Mail and web addresses, numbers, dates, titled and listed names are taken out when items are stored. Other names may remain: look before you open.")];
+}
+
+function startOver(send) {
+  const sure = button("Take all items and systems out", () => {
+    sure.replaceWith(button("Yes, take them out", () => send("clear", {}), "mm-solid"));
+  });
+  return sure;
+}
+
+async function preview(about, from) {
+  const rows = await ask(`study/${about.id}/preview?from=${from}`), place = root().querySelector("#mm-preview");
+  const more = rows.length ? button("More", () => preview(about, rows.at(-1).id)) : null;
+  if (!from) place.replaceChildren();
+  place.querySelector("button")?.remove();
+  if (!rows.length) { place.append(h("p", { class: "mm-note" }, "These are all.")); return; }
+  place.append(...rows.map((r) => h("details", { class: "mm-item" }, h("summary", {}, h("b", {}, r.key), ` ${r.kind === "gate" ? "entrance test" : r.kind}: ${r.turns.at(-1).text}`),
+    h("p", { class: "mm-situation" }, [r.problem, r.situation].filter(Boolean).join(". ")), r.turns.map((t) => h("p", {}, h("b", {}, t.speaker), ` ${t.text}`)),
+    r.responses.map((one) => h("p", { class: "mm-note" }, h("b", {}, one.system || "gold item"), ` ${one.text}`)))), more);
 }
 
 function systems(about, send, draft, again) {
@@ -93,19 +112,33 @@ function systems(about, send, draft, again) {
   };
   setTimeout(() => watch().catch(() => {}), 0);
   const run = (go) => async () => { if (go) told.dataset.ran = "1"; await ask(`study/${about.id}/writing`, { run: go }); await watch(); };
-  return [list, choices, h("div", { class: "mm-inline" }, button("Write the missing responses", run(true), "mm-plain", { id: "mm-write" }), button("Stop", run(false)), bar, told)];
+  return [list, choices, h("div", { class: "mm-inline mm-middle" }, button("Write the missing responses", run(true), "mm-plain", { id: "mm-write" }), button("Stop", run(false)), bar, told)];
 }
 
+// Judged as raters judge: by keys, not told which system is which.
 function gold(about, again) {
   const place = h("div", { id: "mm-gold" });
+  let kept = 0;
   const next = async () => {
     const { task } = await ask(`study/${about.id}/gold`);
+    listen(null);
+    if (!task && kept) { await again(); say(`Gold of ${kept} items kept; none waits any more.`); return; }
     if (!task) { place.replaceChildren(h("p", {}, "No drawn item waits for gold. Uploaded items bring theirs.")); return; }
-    const chosen = {};
-    place.replaceChildren(h("p", { class: "mm-note" }, `${task.left} wait. Judge as the guideline says; you are not told which system is which.`), h("p", {}, task.situation),
-      h("div", { class: "mm-turns" }, task.turns.map((t) => h("p", {}, h("b", {}, t.speaker), " ", t.text))), h("p", {}, h("b", {}, "A "), task.a), h("p", {}, h("b", {}, "B "), task.b),
-      about.criteria.map((c) => field(c.name, h("select", { onchange: (e) => { chosen[c.key] = e.target.value; } }, ["", "a", "tie", "b"].map((v) => h("option", { value: v }, v.toUpperCase()))))),
-      button("Keep as gold", async () => { await ask(`study/${about.id}/gold`, { pair: task.pair, verdicts: chosen }); await next(); }, "mm-solid"));
+    const chosen = {}, form = sheet(about.criteria, chosen);
+    const keep = async () => {
+      const open = form.missing();
+      if (open) throw new Error(`${open} is still open: press 1, 2 or 3.`);
+      await ask(`study/${about.id}/gold`, { pair: task.pair, verdicts: chosen });
+      kept += 1;
+      await next();
+    };
+    place.replaceChildren(h("p", { class: "mm-note" }, `${task.left} wait. Judge as the guideline says: 1, 2, 3 choose, arrows move, Enter keeps. You are not told which system is which.`),
+      shown(task), form.element, button("Keep as gold (Enter)", keep, "mm-solid", { id: "mm-enter" }));
+    form.focus();
+    listen((event) => {
+      if (event.target.closest?.("input, textarea, select") || form.press(event)) return;
+      if (event.key === "Enter" && !takesEnter(event.target)) doing(keep)(event);
+    });
   };
   place.append(button("Judge drawn items", next));
   return place;
@@ -125,7 +158,8 @@ async function raters(about, again) {
   const gate = (r) => r.gate.map((g) => `round ${g.round} ${g.passed ? "passed" : "not passed"} (${Object.values(g.kappas).map((k) => (k == null ? "–" : k.toFixed(2))).join(" ")})`).join("; ") || "–";
   const waits = about.pairs;
   return [card("What needs somebody", h("p", { id: "mm-waits" }, `${waits.queues.fourth} wait for a fourth rater, ${waits.queues.third} for a third, ${waits.queues.begun} for another first one, ${waits.queues.new} nobody has begun.`),
-      waits.without_rater ? h("p", { class: "mm-problem" }, `${waits.without_rater} of these have been before all present raters: add another rater.`) : null,
+      !inside.size ? h("p", { class: "mm-note" }, "Nobody judges in this study yet: invite raters below.")
+        : waits.without_rater ? h("p", { class: "mm-problem" }, `${waits.without_rater} of these have been before all present raters: add another rater.`) : null,
       waits.aside.length ? h("div", {}, h("p", {}, "Set aside, as raters could not judge them:"), waits.aside.map((p) => button(`${p.key}: put back`, async () => { await ask(`study/${about.id}/put-back`, { pair: p.id }); await again(); }))) : null),
     card("Raters", h("div", { class: "mm-scroll" }, h("table", { class: "mm-table" }, h("thead", {}, h("tr", {}, ["rater", "account", "judged", "open", "could not", "in distress", "entrance test: kappas", ""].map((t) => h("th", {}, t)))),
       h("tbody", {}, about.raters.map((r) => h("tr", {}, h("td", {}, r.code), h("td", {}, r.name || "–"), h("td", {}, String(r.judged)), h("td", {}, String(r.open)), h("td", {}, String(r.declined)), h("td", {}, String(r.distressed)), h("td", {}, gate(r)),
@@ -141,15 +175,20 @@ async function findings(about) {
     const open = new Set([...place.querySelectorAll("details")].map((one, i) => (one.open ? i : -1)));
     place.innerHTML = (await ask(`study/${about.id}/results`)).html;
     place.querySelectorAll("details").forEach((one, i) => { one.open = open.has(i); });
-    if (about.state === "open") timer = setTimeout(() => place.isConnected && inFront() && draw().catch((error) => say(error.message, true)), 5000);
+  };
+  const follow = () => {
+    if (about.state === "open") timer = setTimeout(async () => {
+      if (!place.isConnected) return;
+      try { if (inFront() && !document.hidden) await draw(); } catch (error) { say(error.message, true); }
+      follow();
+    }, 5000);
   };
   await draw();
-  return place;
+  follow();
+  return [place, about.imported || about.state === "draft" ? null : card("Automatic judges", judges(about, draw))].filter(Boolean);
 }
 
-function files(about, again) {
+function files(about) {
   const names = { "judgments.csv": "Judgments as CSV", "judgments.jsonl": "Judgments as JSON lines", "preferences.jsonl": "Preference pairs for training (overall)", "bundle.zip": "Frozen bundle, to keep or to import again", "report.html": "Report to print" };
-  const judge = h("input", { type: "file", "aria-label": "verdicts of a judge", onchange: doing(async () => { const found = await ask(`study/${about.id}/judge`, undefined, judge.files[0]); await again(); say(`${found.added} verdicts taken.`); }) });
-  return [card("Take out", h("ul", { class: "mm-plainlist" }, Object.entries(names).map(([name, text]) => h("li", {}, h("a", { href: exportAddress(about.id, name), ...(name === "report.html" ? { target: "_blank", rel: "noopener" } : { download: "" }) }, text))))),
-    about.imported ? null : card("Bring in", field("Verdicts of an automatic judge on the same items (JSON lines)", judge))].filter(Boolean);
+  return card("Take out", h("ul", { class: "mm-plainlist" }, Object.entries(names).map(([name, text]) => h("li", {}, h("a", { href: exportAddress(about.id, name), ...(name === "report.html" ? { target: "_blank", rel: "noopener" } : { download: "" }) }, text)))));
 }

@@ -1,14 +1,19 @@
 // A rater's page: tutorial, entrance test and the official items, by keyboard alone.
 "use strict";
 import { ask, button, doing, h, home, listen, root, say, show } from "./annotate.js";
+import { LABELS, sheet, shown, takesEnter } from "./annotate_sheet.js";
 
-const PLACES = ["a", "tie", "b"];
-const LABELS = { a: "A better", tie: "tie", b: "B better" };
-let now = null; // {study, data, task, chosen, row, began, spent, feedback}
-let workedSince = performance.now(), reminded = 0;
+const AWAY = 300000; // ms without the page in front that are a break
+let now = null; // {study, data, task, chosen, sheet, began, spent, feedback}
+let workedSince = null, hiddenSince = null, guidelineSeen = {};
+const drafts = new Map(); // what was chosen of an item that was left by U
 
 export async function work(study) {
-  const data = await ask(`work/${study}/next`, {});
+  let data;
+  try { data = await ask(`work/${study}/next`, {}); } catch (error) {
+    if (![403, 409].includes(error.status)) throw error;
+    return stuck(study, error.message);
+  }
   if (data.phase === "practice" && data.done === 0 && now?.read !== `${study}/practice/${data.round}`) return tutorial(study, data);
   if (!data.task) return resting(study, data);
   if (data.phase !== "practice" && data.done === 0 && now?.read !== `${study}/${data.phase}/${data.round}`) return doorway(study, data);
@@ -16,19 +21,28 @@ export async function work(study) {
 }
 
 function begin(study, data, task) {
-  const chosen = { ...(task.verdicts || {}) };
-  const row = data.criteria.findIndex((one) => !chosen[one.key]);
-  now = { study, data, task, chosen, row: row < 0 ? 0 : row, began: performance.now(), spent: 0, read: `${study}/${data.phase}/${data.round}`,
+  const draft = drafts.get(task.assignment);
+  const chosen = { ...(draft?.chosen || task.verdicts || {}) };
+  now = { study, data, task, chosen, began: performance.now(), spent: 0, read: `${study}/${data.phase}/${data.round}`,
     key: crypto.randomUUID ? crypto.randomUUID() : String(Math.random()).slice(2).padEnd(16, "0") };
-  draw(task.comment || "");
+  now.sheet = sheet(data.criteria, chosen, () => Boolean(now?.feedback));
+  workedSince ??= performance.now();
+  draw(draft?.comment ?? task.comment ?? "");
   listen(keys);
+  const seen = guidelineSeen[study];
+  guidelineSeen[study] = data.guideline_version;
+  if (seen && seen !== data.guideline_version) say("The guideline was reworded: press ? to read it.");
 }
 
 // Seconds that the item was in front of the rater: a hidden page and the pause do not count, and no clock can jump.
 const seconds = () => (now.spent + (now.began === null ? 0 : performance.now() - now.began)) / 1000;
 function halt() { if (now && now.began !== null) { now.spent += performance.now() - now.began; now.began = null; } }
 function resume() { if (now && now.began === null) now.began = performance.now(); }
-document.addEventListener("visibilitychange", () => (document.hidden ? halt() : resume()));
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) { halt(); hiddenSince = performance.now(); return; }
+  if (hiddenSince !== null && performance.now() - hiddenSince > AWAY && workedSince !== null) workedSince = performance.now();
+  if (!root()?.querySelector("dialog[open]") && !now?.feedback) resume();
+});
 
 function minutes(value) {
   if (value == null) return "";
@@ -40,57 +54,30 @@ const PHASES = { practice: "practice", gate: "entrance test", official: "study" 
 function top() {
   const { data } = now, total = data.done + data.left;
   return h("header", { class: "mm-bar-top" },
-    h("span", {}, h("b", {}, PHASES[data.phase]), data.round > 1 ? ` round ${data.round}` : ""),
+    h("span", {}, h("b", {}, PHASES[data.phase] || PHASES.official), data.round > 1 ? ` round ${data.round}` : ""),
     h("progress", { max: Math.max(1, total), value: data.done, "aria-label": "progress" }),
-    h("span", { class: "mm-progress" }, `${data.done} of ${total}`), h("span", { class: "mm-progress" }, minutes(data.seconds_left)),
+    h("span", { class: "mm-progress" }, `${data.done} of ${total}`), h("span", { class: "mm-progress" }, data.left ? minutes(data.seconds_left) : ""),
     h("span", { class: "mm-corner" }, button("Pause", pause), button("This is hard to read", wayOut), button("?", help, "mm-plain", { "aria-label": "definitions and keys" }), button("Leave", leave)));
 }
 
 function draw(comment) {
-  const { data, task, chosen } = now;
-  const rows = data.criteria.map((one, i) => h("div", { class: "mm-criterion", role: "radiogroup", "aria-label": one.name, "data-row": i, "data-key": one.key },
-    h("span", { class: "mm-name", title: one.definition }, one.name),
-    PLACES.map((place, j) => h("button", { type: "button", role: "radio", tabindex: -1, "data-place": place, "aria-checked": String(chosen[one.key] === place),
-      onclick: () => choose(i, place) }, h("kbd", { "aria-hidden": "true" }, String(j + 1)), LABELS[place]))));
-  show(top(),
-    h("div", { class: "mm-judge" },
-      h("section", { class: "mm-context", "aria-label": "the dialogue" },
-        task.problem || task.situation ? h("p", { class: "mm-situation" }, [task.problem, task.situation].filter(Boolean).join(". ")) : null,
-        h("div", { class: "mm-turns" }, task.turns.map((turn) => h("p", { class: `mm-${turn.speaker}` }, h("b", {}, turn.speaker), " ", turn.text)))),
-      h("section", { class: "mm-two" }, ["a", "b"].map((side) => h("article", { class: "mm-response" }, h("h4", {}, side.toUpperCase()), h("p", {}, task[side]))))),
-    h("div", { class: "mm-criteria", id: "mm-criteria" }, rows),
+  show(top(), shown(now.task), now.sheet.element,
     h("div", { class: "mm-end" }, h("input", { id: "mm-comment", value: comment, maxlength: 4000, placeholder: "comment (C)", "aria-label": "comment" }),
-      button("Cannot judge", cannot), button("Undo (U)", undo, "mm-plain", { id: "mm-undo" }), button("Enter", enter, "mm-solid", { id: "mm-enter" })),
+      button("Cannot judge (X)", cannot), button("Undo (U)", undo, "mm-plain", { id: "mm-undo" }), button("Enter", enter, "mm-solid", { id: "mm-enter" })),
     h("div", { id: "mm-feedback", "aria-live": "polite" }));
-  mark();
-  const turns = root().querySelector(".mm-turns");
-  turns.scrollTop = turns.scrollHeight;
-}
-
-function mark() {
-  root().querySelectorAll(".mm-criterion").forEach((row, i) => {
-    row.classList.toggle("mm-here", i === now.row);
-    row.querySelectorAll("button").forEach((one) => one.setAttribute("aria-checked", String(now.chosen[row.dataset.key] === one.dataset.place)));
-  });
-}
-
-function choose(row, place) {
-  if (now.feedback) return;
-  now.chosen[now.data.criteria[row].key] = place;
-  now.row = Math.min(row + 1, now.data.criteria.length - 1);
-  mark();
+  now.sheet.focus();
 }
 
 function keys(event) {
   if (document.querySelector("dialog[open]")) return;
   const typing = event.target.closest?.("input, textarea, select");
   if (typing) { if (event.key === "Enter" || event.key === "Escape") { event.preventDefault(); typing.blur(); } return; }
-  const last = now.data.criteria.length - 1, key = event.key.toLowerCase();
-  const acts = { arrowdown: () => { now.row = Math.min(last, now.row + 1); mark(); }, arrowup: () => { now.row = Math.max(0, now.row - 1); mark(); },
-    enter: doing(enter), u: doing(undo), c: () => root().querySelector("#mm-comment")?.focus(), "?": help };
-  if (/^[123]$/.test(key)) { event.preventDefault(); choose(now.row, PLACES[Number(key) - 1]); return; }
-  if (key === "enter" && event.target.closest?.("button") && event.target.closest("button").id !== "mm-enter") return;
-  if (acts[key]) { event.preventDefault(); acts[key](); }
+  if (now.sheet.press(event)) return;
+  const key = event.key.toLowerCase();
+  const acts = { enter: doing(enter), u: doing(undo), x: doing(cannot), c: () => root().querySelector("#mm-comment")?.focus(), "?": help };
+  if (!acts[key] || (key === "enter" && takesEnter(event.target))) return;
+  event.preventDefault();
+  acts[key]();
 }
 
 let sending = false;
@@ -101,9 +88,10 @@ async function send(reason) {
   try {
     const saved = await ask(`work/${study}/judge`, { assignment: task.assignment, verdicts: reason ? {} : chosen, reason: reason || "", key,
       comment: root().querySelector("#mm-comment")?.value || "", seconds: Math.round(seconds() * 100) / 100, replaces: task.replaces ?? null });
+    drafts.delete(task.assignment);
     if (saved.feedback) return feedback(saved.feedback);
-    remind();
     await work(study);
+    remind(); // over the next item: a page that is drawn takes its dialogs with it
   } catch (error) {
     if (error.status !== 409) throw error;
     await work(study); // judged in another tab: the next item, and why
@@ -113,8 +101,8 @@ async function send(reason) {
 
 async function enter() {
   if (now.feedback) { now.feedback = null; return work(now.study); }
-  const open = now.data.criteria.findIndex((one) => !now.chosen[one.key]);
-  if (open >= 0) { now.row = open; mark(); throw new Error(`${now.data.criteria[open].name} is still open: press 1, 2 or 3.`); }
+  const open = now.sheet.missing();
+  if (open) throw new Error(`${open} is still open: press 1, 2 or 3.`);
   await send();
 }
 
@@ -123,20 +111,23 @@ function feedback({ gold, note }) {
   halt();
   const lines = now.data.criteria.filter((one) => gold[one.key]).map((one) => h("li", { class: gold[one.key] === now.chosen[one.key] ? "mm-same" : "mm-other" },
     `${one.name}: `, h("b", {}, LABELS[gold[one.key]]), gold[one.key] === now.chosen[one.key] ? ", as you" : `; you: ${LABELS[now.chosen[one.key]] || "not judged"}`));
-  root().querySelector("#mm-feedback").replaceChildren(h("div", { class: "mm-explained" }, h("h4", {}, "What the guideline's authors chose"), h("ul", {}, lines),
+  const place = root().querySelector("#mm-feedback");
+  place.replaceChildren(h("div", { class: "mm-explained" }, h("h4", {}, "What the guideline's authors chose"), h("ul", {}, lines),
     h("p", {}, note), h("p", { class: "mm-note" }, "Enter goes on.")));
+  place.scrollIntoView({ block: "nearest" });
 }
 
 async function undo() {
-  if (now.feedback) now.feedback = null;
-  const task = await ask(`work/${now.study}/previous${now.task.assignment ? `?before=${now.task.assignment}` : ""}`);
-  begin(now.study, now.data, task);
+  const { study, data, task, chosen } = now;
+  const earlier = await ask(`work/${study}/previous${task ? `?before=${task.assignment}` : ""}`);
+  if (task && !now.feedback) drafts.set(task.assignment, { chosen, comment: root().querySelector("#mm-comment")?.value || "" });
+  begin(study, data, earlier);
   say("An earlier item: change what you like, Enter keeps it.");
 }
 
 function dialog(title, ...children) {
   halt();
-  const made = h("dialog", { class: "mm-dialog", "aria-label": title, onclose: () => { made.remove(); resume(); } }, h("h3", {}, title), ...children);
+  const made = h("dialog", { class: "mm-dialog", "aria-label": title, onclose: () => { made.remove(); resume(); now?.sheet?.focus(); } }, h("h3", {}, title), ...children);
   root().append(made);
   made.showModal();
   return made;
@@ -166,11 +157,12 @@ function wayOut() {
       button("Stop for today", async () => { root().querySelector("dialog[open]")?.close(); await leave(); }), close("Go on with it")));
 }
 
-async function leave() { halt(); now = null; listen(null); await home(); }
+async function leave() { halt(); now = null; workedSince = null; listen(null); await home(); }
 
 function help() {
   dialog("Definitions and keys", h("p", {}, h("kbd", {}, "1"), " A better, ", h("kbd", {}, "2"), " tie, ", h("kbd", {}, "3"), " B better, ", h("kbd", {}, "↑ ↓"),
-    " another criterion, ", h("kbd", {}, "Enter"), " goes on, ", h("kbd", {}, "U"), " takes back, ", h("kbd", {}, "C"), " comments"), guideline(now.data.criteria), close());
+    " another criterion, ", h("kbd", {}, "Enter"), " goes on, ", h("kbd", {}, "U"), " takes back, ", h("kbd", {}, "C"), " comments, ",
+    h("kbd", {}, "X"), " cannot judge"), guideline(now.data.criteria), close());
 }
 
 const guideline = (criteria) => h("dl", { class: "mm-guideline" }, criteria.map((one) => [h("dt", {}, one.name), h("dd", {}, h("p", {}, one.definition),
@@ -202,19 +194,26 @@ function doorway(study, data) {
   listen((event) => { if (event.key === "Enter" && !event.target.closest?.("button")) root().querySelector("#mm-begin")?.click(); });
 }
 
-function resting(study, data) {
+// Taken out of the study, or no items are left for another round: said on a page that can be left.
+function stuck(study, why) {
+  now = null;
   listen(null);
-  const closed = data.phase === "closed";
+  show(h("header", { class: "mm-bar-top" }, h("h3", {}, "Nothing to judge now"), button("Leave", leave)),
+    h("p", { id: "mm-resting" }, why), h("p", { class: "mm-note" }, "What you have judged is kept."), button("Look again", () => work(study)));
+}
+
+function resting(study, data) {
+  const closed = data.phase === "closed", back = !closed && data.done > 0;
+  now = { study, data, task: null, chosen: {}, began: null, spent: 0 };
   show(h("header", { class: "mm-bar-top" }, h("h3", {}, closed ? "The study is closed" : "Nothing to judge now"), button("Leave", leave)), kappas(data.last_gate, data),
     h("p", { id: "mm-resting" }, closed ? "Thank you. Your judgments are kept." : `Thank you: you have judged ${data.done}. More may come while others judge, if their answers differ.`),
-    closed ? null : button("Look again", () => work(study)));
+    h("div", { class: "mm-inline" }, closed ? null : button("Look again", () => work(study)), back ? button("Undo (U)", undo, "mm-plain", { id: "mm-undo" }) : null));
+  listen((event) => { if (back && event.key.toLowerCase() === "u") doing(undo)(event); });
 }
 
 function remind() {
   const worked = (performance.now() - workedSince) / 60000;
-  if (worked >= now.data.break_minutes && performance.now() - reminded > 300000) {
-    reminded = performance.now();
-    dialog("Time for a break", h("p", {}, `You have been at it for ${Math.round(worked)} minutes. Judgments get better after a rest, and so do you.`), close("Go on"));
-    workedSince = performance.now();
-  }
+  if (!now?.task || worked < now.data.break_minutes) return;
+  workedSince = performance.now();
+  dialog("Time for a break", h("p", {}, `You have been at it for ${Math.round(worked)} minutes. Judgments get better after a rest, and so do you.`), close("Go on"));
 }

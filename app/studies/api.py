@@ -6,30 +6,43 @@ by the parts that read it. A request that changes something has to carry a heade
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any, Final, cast
 
+from argon2 import PasswordHasher
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.ports import EngineLike
-from app.studies import export, report
+from app.studies import downloads, export, report
 from app.studies.assignment import Desk, Work
-from app.studies.errors import AbsentError, InputError, RefusedError, SignInError, StudyError
+from app.studies.errors import InputError, RefusedError, SignInError, StudyError
 from app.studies.guidelines import CRITERIA
-from app.studies.items import read_dialogue_upload, read_upload
+from app.studies.items import Drawing, Kind, read_dialogue_upload, read_upload
+from app.studies.judging import Judging
 from app.studies.lookup import criteria_in, led_study
 from app.studies.overview import listed, overview, preview
 from app.studies.people import LEADERS, RATERS, ROLES, SESSION_SECONDS, People, Person
-from app.studies.records import REASONS, Submission, as_plain, criteria_of, expect, integer_of, settings_of, text_of
+from app.studies.records import REASONS, as_plain, criteria_of, expect, integer_of, settings_of, text_of
+from app.studies.requests import (
+    COOKIE,
+    MAX_FILE,
+    MAX_JSON,
+    PREFIX,
+    Call,
+    Endpoint,
+    credentials_of,
+    json_of,
+    require_own_page,
+    submission_of,
+)
 from app.studies.responses import Writer
 from app.studies.results import results
 from app.studies.store import Store
@@ -38,53 +51,19 @@ from app.worker import Worker
 from multimood_core import registry
 from multimood_core.errors import MultiMoodError
 
-PREFIX: Final = "/multimood/studies"
-COOKIE: Final = "multimood_person"
-HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
-MAX_JSON: Final = 2**20  # bytes
-MAX_FILE: Final = 64 * 2**20
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS: Final = ("annotate.js", "annotate_work.js", "annotate_study.js", "annotate.css")
+SCRIPTS: Final = (
+    "annotate.js", "annotate_work.js", "annotate_sheet.js", "annotate_study.js", "annotate_judges.js", "annotate.css",
+)  # fmt: skip
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-EXPORTS: Final = {
-    "judgments.csv": "text/csv", "judgments.jsonl": "application/jsonl", "preferences.jsonl": "application/jsonl",
-    "bundle.zip": "application/zip", "report.html": "text/html",
-}  # fmt: skip
-
 UNEXPECTED: Final = (
     "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
 )
+UNREACHED: Final = (
+    "The database does not answer, so nothing was stored just now. What you entered is still on this page: try again in a moment."
+)
 
 log = logging.getLogger("multimood.app")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request whose sender is known."""
-
-    person: Person
-    values: Mapping[str, Any]
-    data: bytes
-    query: Mapping[str, str]
-    path: Mapping[str, Any]
-    address: str
-    host: str
-    token: str
-
-    @property
-    def study(self) -> int:
-        return int(self.path["study"])
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One request: who may send it, and what answers. ``roles`` None is for everybody, signed in or not."""
-
-    method: str
-    path: str
-    roles: tuple[str, ...] | None
-    handler: Callable[[Call], Any]
-    file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +75,7 @@ class Parts:
     studies: Studies
     desk: Desk
     writer: Writer
+    judging: Judging
 
 
 _NOBODY: Final = Person(0, "", "")
@@ -109,10 +89,13 @@ class StudyApi:
         worker: answers for the checkpoints.
         load: the engine of a checkpoint by its name.
         url: of the database; the default or ``MULTIMOOD_DATABASE_URL`` where None.
+        hasher: of passwords, as in ``People``.
     """
 
-    def __init__(self, worker: Worker, load: Callable[[str], EngineLike], url: str | None = None) -> None:
-        self._worker, self._load, self._url = worker, load, url
+    def __init__(
+        self, worker: Worker, load: Callable[[str], EngineLike], url: str | None = None, hasher: PasswordHasher | None = None
+    ) -> None:
+        self._worker, self._load, self._url, self._hasher = worker, load, url, hasher
         self._opening = threading.Lock()
         self._parts: Parts | None = None
         self.endpoints = self._table()
@@ -131,14 +114,15 @@ class StudyApi:
         with self._opening:
             if self._parts is None:
                 store = Store(self._url)
-                writer = Writer(store, self._worker, self._load)
-                self._parts = Parts(store, People(store), Studies(store), Desk(store), writer)
+                people, writer = People(store, hasher=self._hasher), Writer(store, self._worker, self._load)
+                self._parts = Parts(store, people, Studies(store), Desk(store), writer, Judging(store))
             return self._parts
 
     def close(self) -> None:
         """Ends what runs and closes the database."""
         if self._parts is not None:
             self._parts.writer.stop()
+            self._parts.judging.stop()
             self._parts.store.close()
 
     def _table(self) -> list[Endpoint]:
@@ -158,11 +142,12 @@ class StudyApi:
             Endpoint("POST", "/create", LEADERS, self._create),
             Endpoint("POST", "/import", LEADERS, self._import, file=True),
             Endpoint("GET", s, LEADERS, lambda c: overview(self.parts.store, c.person, c.study)),
-            Endpoint("GET", s + "/preview", LEADERS, lambda c: preview(self.parts.store, c.person, c.study)),
+            Endpoint("GET", s + "/preview", LEADERS, self._preview),
             Endpoint("POST", s + "/settings", LEADERS, self._settings),
             Endpoint("POST", s + "/criteria", LEADERS, self._criteria),
             Endpoint("POST", s + "/upload", LEADERS, self._upload, file=True),
             Endpoint("POST", s + "/sample", LEADERS, self._sample, file=True),
+            Endpoint("POST", s + "/clear", LEADERS, self._clear),
             Endpoint("POST", s + "/checkpoints", LEADERS, self._checkpoints),
             Endpoint("GET", s + "/writing", LEADERS, lambda c: self.parts.writer.status(c.person, c.study)),
             Endpoint("POST", s + "/writing", LEADERS, self._writing),
@@ -173,6 +158,8 @@ class StudyApi:
             Endpoint("POST", s + "/raters/{rater:int}", LEADERS, self._rater),
             Endpoint("POST", s + "/put-back", LEADERS, self._put_back),
             Endpoint("POST", s + "/judge", LEADERS, self._judge_file, file=True),
+            Endpoint("GET", s + "/judges", LEADERS, lambda c: self.parts.judging.overview(c.person, c.study)),
+            Endpoint("POST", s + "/judges", LEADERS, self._run_judge),
             Endpoint("GET", s + "/results", LEADERS, self._results),
             Endpoint("GET", s + "/export/{name}", LEADERS, self._export),
             Endpoint("POST", "/work/{study:int}/next", RATERS, self._next),
@@ -197,7 +184,7 @@ class StudyApi:
     def _answer(self, endpoint: Endpoint, request: Request, data: bytes) -> Response:
         try:
             if endpoint.method == "POST":
-                _require_own_page(request)
+                require_own_page(request)
             person, token = _NOBODY, request.cookies.get(COOKIE, "")
             if endpoint.roles is not None:
                 found = self.parts.people.who(token) if token else None
@@ -207,7 +194,7 @@ class StudyApi:
                     raise RefusedError(f"This is for {', '.join(endpoint.roles)}; you are signed in as {found.role}.")
                 person = found
             address = request.client.host if request.client else ""
-            values = {} if endpoint.file or endpoint.method == "GET" else _json(data)
+            values = {} if endpoint.file or endpoint.method == "GET" else json_of(data)
             host = request.url.hostname or ""
             call = Call(person, values, data, request.query_params, request.path_params, address, host, token)
             answer = endpoint.handler(call)
@@ -216,6 +203,9 @@ class StudyApi:
             shown = JSONResponse({"error": str(error)}, error.status)
         except MultiMoodError as error:
             shown = JSONResponse({"error": str(error)}, 503)
+        except OperationalError:
+            log.exception("the database did not answer")
+            shown = JSONResponse({"error": UNREACHED}, 503)
         except Exception:
             log.exception("a request of the Annotate tab failed")
             shown = JSONResponse({"error": UNEXPECTED}, 500)
@@ -235,15 +225,15 @@ class StudyApi:
         # A page of another site can reach this address under a name of its own; this computer's names it cannot have.
         if call.host not in LOOPBACK:
             raise RefusedError("The first account is made on the computer that runs MultiMood, under http://127.0.0.1.")
-        name, password = _credentials(call)
+        name, password = credentials_of(call)
         self.parts.people.create_first(name, password)
         return self._signed_in(name, password, call.address)
 
     def _sign_in(self, call: Call) -> Response:
-        return self._signed_in(*_credentials(call), call.address)
+        return self._signed_in(*credentials_of(call), call.address)
 
     def _accept(self, call: Call) -> Response:
-        name, password = _credentials(call)
+        name, password = credentials_of(call)
         self.parts.people.accept(text_of(call.values, "token", 100, 1), name, password, self.parts.studies.join)
         return self._signed_in(name, password, call.address)
 
@@ -309,13 +299,20 @@ class StudyApi:
 
     def _sample(self, call: Call) -> Any:
         kind, count = call.query.get("kind", ""), call.query.get("count", "")
-        if kind not in ("official", "gate"):
-            raise InputError(f"Expected official or gate, got {kind!r}.")
+        expect(kind in ("official", "gate"), "official or gate", kind)
         expect(count.isdecimal() and len(count) < 6, "a number of items", count)
-        items, with_person = read_dialogue_upload(call.data), call.query.get("person") == "1"
-        if kind == "gate":
-            return {"added": self.parts.studies.sample(call.person, call.study, items, int(count), "gate", with_person)}
-        return {"added": self.parts.studies.sample(call.person, call.study, items, int(count), "official", with_person)}
+        how = Drawing(int(count), cast(Kind, kind), stratified=call.query.get("by") != "chance",
+                      with_person=call.query.get("person") == "1")  # fmt: skip
+        return {"added": self.parts.studies.sample(call.person, call.study, read_dialogue_upload(call.data), how)}
+
+    def _clear(self, call: Call) -> Any:
+        self.parts.studies.clear(call.person, call.study)
+        return {}
+
+    def _preview(self, call: Call) -> Any:
+        after = call.query.get("from", "0")
+        expect(after.isdecimal() and len(after) < 10, "the number of an item", after)
+        return preview(self.parts.store, call.person, call.study, int(after))
 
     def _checkpoints(self, call: Call) -> Any:
         names = call.values.get("names")
@@ -331,7 +328,7 @@ class StudyApi:
         else:
             with self.parts.store.read() as connection:
                 led_study(connection, call.person, call.study)
-            self.parts.writer.stop()
+            self.parts.writer.stop(call.study)
         return self.parts.writer.status(call.person, call.study)
 
     def _next_gold(self, call: Call) -> Any:
@@ -377,34 +374,23 @@ class StudyApi:
     def _judge_file(self, call: Call) -> Any:
         return {"added": export.add_judge(self.parts.store, call.person, call.study, call.data)}
 
+    def _run_judge(self, call: Call) -> Any:
+        judging = self.parts.judging
+        if call.values.get("run") is True:
+            judging.start(call.person, call.study, text_of(call.values, "judge"), text_of(call.values, "host"))
+        else:
+            with self.parts.store.read() as connection:
+                led_study(connection, call.person, call.study)
+            judging.stop(call.study)
+        return judging.overview(call.person, call.study)
+
     def _results(self, call: Call) -> Any:
         with self.parts.store.read() as connection:
             led_study(connection, call.person, call.study)
             return {"html": report.fragment(results(connection, call.study))}
 
     def _export(self, call: Call) -> Response:
-        name = call.path["name"]
-        if name not in EXPORTS:
-            raise AbsentError(f"Expected one of {', '.join(EXPORTS)}, got {name!r}.")
-        with self.parts.store.read() as connection:
-            row = led_study(connection, call.person, call.study)
-            match name:
-                case "judgments.csv":
-                    body: str | bytes = export.as_csv(connection, call.study)
-                case "judgments.jsonl":
-                    body = export.as_jsonl(connection, call.study)
-                case "preferences.jsonl":
-                    body = export.preference_pairs(connection, call.study, call.query.get("criterion", "overall"))
-                case "bundle.zip":
-                    body = export.bundle(connection, call.study, report.page(connection, call.study))
-                case _:
-                    body = report.page(connection, call.study)
-        headers = {"Referrer-Policy": "no-referrer"}
-        if name == "report.html":  # holds what people wrote: no script of whatever origin may run in it
-            headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
-        else:
-            headers["Content-Disposition"] = f'attachment; filename="multimood-study-{row.id}-{name}"'
-        return Response(body, headers=headers, media_type=EXPORTS[name])
+        return downloads.answer(self.parts.store, call)
 
     # -- a rater's -------------------------------------------------------------------------------------------------
 
@@ -417,45 +403,12 @@ class StudyApi:
         return self.parts.desk.previous(call.person, call.study, int(before) if before else None)
 
     def _judge(self, call: Call) -> Any:
-        raw = call.values
-        verdicts, seconds, replaces = raw.get("verdicts", {}), raw.get("seconds"), raw.get("replaces")
-        good = isinstance(verdicts, dict) and all(isinstance(v, str) for v in verdicts.values())
-        expect(good, "verdicts as {criterion: a, tie or b}", verdicts)
-        expect(isinstance(seconds, int | float) and not isinstance(seconds, bool), "seconds as a number", seconds)
-        sent = Submission(
-            integer_of(raw, "assignment"), verdicts, text_of(raw, "reason", 32), text_of(raw, "comment"), float(seconds or 0),
-            text_of(raw, "key", 64, 8), None if replaces is None else integer_of(raw, "replaces"),
-        )  # fmt: skip
-        return asdict(self.parts.desk.judge(call.person, call.study, sent))
+        return asdict(self.parts.desk.judge(call.person, call.study, submission_of(call)))
 
 
 def _work(work: Work) -> dict[str, Any]:
     plain = asdict(work)
     return plain | plain.pop("about") | {"criteria": [as_plain(c) for c in work.criteria]}
-
-
-def _credentials(call: Call) -> tuple[str, str]:
-    name, password = (call.values.get(key) for key in ("name", "password"))
-    if not isinstance(name, str) or not isinstance(password, str):
-        raise InputError("Expected a name and a password.")
-    return name, password
-
-
-def _json(data: bytes) -> Mapping[str, Any]:
-    try:
-        raw = json.loads(data or b"{}")
-    except ValueError as cause:
-        raise InputError(f"Expected a JSON object: {cause}.") from cause
-    if not isinstance(raw, dict):
-        raise InputError("Expected a JSON object.")
-    return raw
-
-
-def _require_own_page(request: Request) -> None:
-    """Refuses what another site's page sends in the name of who is signed in here."""
-    origin = request.headers.get("origin")
-    if request.headers.get(HEADER) != "1" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
-        raise RefusedError("This request did not come from MultiMood's own page.")
 
 
 async def _static(request: Request) -> Response:

@@ -28,7 +28,8 @@ _PATTERNS: Final = tuple(
         (r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|weg|platz|gasse)\s+\d+\w?\b", "[street]"),
     )
 )  # fmt: skip
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # no text's; PostgreSQL refuses the first of them
+# No text's; PostgreSQL refuses the first of them, and no database keeps half of a surrogate pair.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _TITLED: Final = re.compile(rf"\b(Mr|Mrs|Ms|Miss|Dr|Prof|Herr|Frau)(\.?)\s+{_NAME}")
 _INTRODUCED: Final = re.compile(rf"\b((?i:my name is|my name's|call me|ich heiße|mein Name ist))\s+{_NAME}")
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Table, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.studies.errors import InputError
+from app.studies.errors import InputError, StudyError
 from app.studies.lookup import added, criteria_in, led_study, study_row
 from app.studies.people import Person
 from app.studies.records import expect, settings_of, text_of, verdicts_of
@@ -42,6 +42,11 @@ FORMAT: Final = "multimood-study/1"
 MAX_BUNDLE: Final = 512 * 2**20  # bytes unpacked
 # In the order in which they refer to each other; each with the column and table that lead to the study.
 TABLES: Final = (guideline, system, item, response, pair, rater, gate, assignment, judgment, judge_verdict)
+# Of a judgment in CSV and JSON lines; in CSV the verdicts stand in columns of their own.
+COLUMNS: Final = (
+    "item", "left_system", "right_system", "rater", "kind", "stage", "round", "assignment", "version", "current", "verdicts",
+    "reason", "comment", "seconds", "shown_first", "guideline_version", "left_sha256", "right_sha256", "created",
+)  # fmt: skip
 _VIA: Final[Mapping[str, tuple[str, Table]]] = {
     "response": ("item_id", item),
     "gate": ("rater_id", rater),
@@ -71,30 +76,26 @@ def judgment_rows(connection: Connection, number: int) -> list[dict[str, Any]]:
     )  # fmt: skip
     rows = connection.execute(query).all()
     newest = {row.assignment_id: row.version for row in rows}
-    return [
-        {
-            "item": r.item, "left_system": r.left_system, "right_system": r.right_system, "rater": r.rater, "kind": r.kind,
-            "stage": r.stage, "round": r.round, "assignment": r.assignment_id, "version": r.version,
-            "current": newest[r.assignment_id] == r.version, "verdicts": r.verdicts, "reason": r.reason, "comment": r.comment,
-            "seconds": r.seconds, "shown_first": "left" if r.left_first else "right", "guideline_version": r.guideline_version,
-            "left_sha256": r.left_sha256, "right_sha256": r.right_sha256, "created": r.created,
-        }
+    values = (
+        (
+            r.item, r.left_system, r.right_system, r.rater, r.kind, r.stage, r.round, r.assignment_id, r.version,
+            newest[r.assignment_id] == r.version, r.verdicts, r.reason, r.comment, r.seconds, "left" if r.left_first else "right",
+            r.guideline_version, r.left_sha256, r.right_sha256, r.created,
+        )
         for r in rows
-    ]  # fmt: skip
+    )  # fmt: skip
+    return [dict(zip(COLUMNS, one, strict=True)) for one in values]
 
 
 def as_csv(connection: Connection, number: int) -> str:
     """``judgment_rows`` as CSV, one column for each criterion."""
     _, criteria = criteria_in(connection, number)
     file = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
+    writer = csv.DictWriter(file, [*(name for name in COLUMNS if name != "verdicts"), *(c.key for c in criteria)])
+    writer.writeheader()
     for row in judgment_rows(connection, number):
         verdicts = row.pop("verdicts")
-        flat = {k: _cell(v) for k, v in row.items()} | {c.key: verdicts.get(c.key, "") for c in criteria}
-        if writer is None:
-            writer = csv.DictWriter(file, list(flat))
-            writer.writeheader()
-        writer.writerow(flat)
+        writer.writerow({k: _cell(v) for k, v in row.items()} | {c.key: verdicts.get(c.key, "") for c in criteria})
     return file.getvalue()
 
 
@@ -179,15 +180,15 @@ def read_bundle(store: Store, by: Person, data: bytes) -> int:
         InputError: it is no bundle, a file was changed, or its results are not those of its judgments.
     """
     files = _unpack(data)
-    about, found = json.loads(files["study.json"]), json.loads(files["results.json"])
-    settings_of(about["settings"])
     with store.write() as connection:
-        values = {
-            "name": f"{about['name'][:108]} (imported)", "state": "closed", "settings": about["settings"],
-            "created": about["created"], "created_by": by.id, "origin_sha256": hashlib.sha256(data).hexdigest(),
-        }  # fmt: skip
-        number = added(connection, study, values)
         try:
+            about, found = json.loads(files["study.json"]), json.loads(files["results.json"])
+            settings_of(about["settings"])
+            values = {
+                "name": f"{about['name'][:108]} (imported)", "state": "closed", "settings": about["settings"],
+                "created": about["created"], "created_by": by.id, "origin_sha256": hashlib.sha256(data).hexdigest(),
+            }  # fmt: skip
+            number = added(connection, study, values)
             _fill(connection, number, files)
             again = json.loads(_json(results(connection, number)))
         except (KeyError, TypeError, ValueError, AttributeError, SQLAlchemyError) as cause:
@@ -271,7 +272,8 @@ def add_judge(store: Store, by: Person, number: int, data: bytes) -> int:
     """
     count = 0
     with store.write(number) as connection:
-        led_study(connection, by, number)
+        if led_study(connection, by, number).origin_sha256 is not None:
+            raise StudyError("An imported study is a record and is not judged any further.")
         _, criteria = criteria_in(connection, number)
         one, two, left, right = response.alias(), response.alias(), system.alias(), system.alias()
         query = (

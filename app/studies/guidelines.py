@@ -57,7 +57,10 @@ CRITERIA: Final = (
 
 @dataclass(frozen=True, slots=True)
 class PracticeItem:
-    """A client's turn with two responses, what the authors of the tutorial judged (of the first), and why."""
+    """A client's turn with two responses, what the authors of the tutorial judged (of the first), and why.
+
+    In the note ``{first}`` and ``{second}`` stand for the places, A or B, in which the rater sees the two.
+    """
 
     key: str
     problem: str
@@ -80,8 +83,8 @@ PRACTICE: Final = (
         "Half a year of your work, and then nobody even spoke to you. No wonder you feel unseen.",
         "You should look for another job. There are many good companies.",
         ("tie", "win", "win", "loss", "win"),
-        "Both are fluent. The first names what happened and how it feels. The second is the only one with a step, if a hasty "
-        "one; it passes over the hurt, which weighs more overall.",
+        "Both are fluent. {first} names what happened and how it feels. {second} is the only one with a step, if a hasty one; it "
+        "passes over the hurt, which weighs more overall.",
     ),
     PracticeItem(
         "practice-2", "family", "Quarrels with a sister about the care of their mother.",
@@ -90,7 +93,7 @@ PRACTICE: Final = (
         "moment when neither of you is in a hurry?",
         "You drive there each weekend, and hear that you do nothing. That must hurt.",
         ("tie", "tie", "loss", "win", "win"),
-        "Both have understood the same thing. The second stays with the feeling; the first offers something to try, gently.",
+        "Both have understood the same thing. {second} stays with the feeling; {first} offers something to try, gently.",
     ),
     PracticeItem(
         "practice-3", "sleep", "Wakes at three every night.",
@@ -98,7 +101,7 @@ PRACTICE: Final = (
         "Counting hours hours it is hard to the sleep.",
         "Counting the hours makes the night even longer, I imagine.",
         ("loss", "loss", "loss", "tie", "loss"),
-        "The first is broken language, which also blurs what it understood. Neither offers a step: a tie there.",
+        "{first} is broken language, which also blurs what it understood. Neither offers a step: a tie there.",
     ),
     PracticeItem(
         "practice-4", "friendship", "An old friend has stopped answering.",
@@ -114,7 +117,7 @@ PRACTICE: Final = (
         "It is always darkest before the dawn. Think of the happy days and smile.",
         "Five months is not long for such a loss. It does not have to be better by now.",
         ("tie", "loss", "loss", "tie", "loss"),
-        "The first cheers up instead of listening, and repeats what the client has just said does not help. To think of happy "
+        "{first} cheers up instead of listening, and repeats what the client has just said does not help. To think of happy "
         "days is no step that fits here.",
     ),
     PracticeItem(
@@ -123,6 +126,6 @@ PRACTICE: Final = (
         "That sounds frightening. Shall we find one page that you could begin with, and see how far ten minutes take you?",
         "That sounds frightening.",
         ("tie", "tie", "tie", "win", "win"),
-        "Same understanding and same warmth; only the first goes on to a step that is small enough.",
+        "Same understanding and same warmth; only {first} goes on to a step that is small enough.",
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from app.studies.errors import InputError
-from app.studies.records import Criterion, expect, text_of, verdicts_of
+from app.studies.records import Criterion, expect, storable, text_of, verdicts_of
 from multimood_core.dialogues import Item, items_of, read_dialogues
 from multimood_core.errors import DataError
 from multimood_core.labels import EMOTIONS, SPEAKERS, STRATEGIES
@@ -25,8 +25,24 @@ KNOWN: Final = ("id", "problem", "situation", "turns", "emotion", "strategy", "r
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """How items are drawn from dialogues: how many and what for.
+
+    ``stratified`` keeps the shares of strategies and emotions; ``with_person`` makes the therapist's turn a response.
+    """
+
+    count: int
+    kind: Kind
+    stratified: bool = True
+    with_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NewItem:
-    """An item before it is stored. ``responses`` maps a system's name to its text; ``gold`` is of the first response."""
+    """An item before it is stored. ``responses`` maps a system's name to its text; ``gold`` is of the first response.
+
+    Without turns it brings further responses to an item that the study has.
+    """
 
     key: str
     kind: Kind
@@ -85,10 +101,11 @@ def _read_line(line: str, criteria: tuple[Criterion, ...]) -> NewItem:
         gold = verdicts_of(raw["gold"], criteria)
     kind: Kind = "official" if gold is None else "practice" if raw.get("practice") else "gate"
     emotion, strategy = _label(raw, "emotion", EMOTIONS), _label(raw, "strategy", STRATEGIES)
-    texts = {name.replace("\x00", "").strip(): text.strip() for name, text in responses.items()}
+    turns = () if set(raw) == {"id", "responses"} else _turns(raw.get("turns"))
+    texts = {storable(name).strip(): text.strip() for name, text in responses.items()}
     return NewItem(
-        text_of(raw, "id", 200, 1), kind, text_of(raw, "problem"), text_of(raw, "situation"), _turns(raw.get("turns")), emotion,
-        strategy, texts, gold, text_of(raw, "note"),
+        text_of(raw, "id", 200, 1), kind, text_of(raw, "problem"), text_of(raw, "situation"), turns, emotion, strategy,
+        texts, gold, text_of(raw, "note"),
     )  # fmt: skip
 
 
@@ -130,8 +147,8 @@ def read_dialogue_file(path: Path) -> list[Item]:
         raise InputError(str(cause).replace(f"{path}, line", "Line").replace(str(path), "the file")) from cause
 
 
-def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """``count`` items at random, from each strategy and emotion in proportion (largest remainders); seeded.
+def draw(items: Sequence[Item], count: int, seed: int, stratified: bool = True) -> list[Item]:
+    """``count`` items at random, seeded; from each strategy and emotion in proportion (largest remainders) if stratified.
 
     Raises:
         InputError: there are fewer.
@@ -140,7 +157,8 @@ def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     rng = random.Random(f"items/{seed}")
     strata: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in sorted(items, key=lambda i: i.id):
-        strata[item.therapist.strategy or "", item.client.emotion or ""].append(item)
+        labels = (item.therapist.strategy or "", item.client.emotion or "")
+        strata[labels if stratified else ("", "")].append(item)
     exact = {key: count * len(members) / len(items) for key, members in strata.items()}
     share = Counter({key: int(value) for key, value in exact.items()})
     # Ties between remainders fall at random, not by the alphabet.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, insert, select
 
 from app.studies.adjudication import Queue
-from app.studies.assignment import draw_gate
+from app.studies.entrance import draw_gate
 from app.studies.errors import StudyError
 from app.studies.guidelines import CRITERIA, PRACTICE
 from app.studies.lookup import added, counted

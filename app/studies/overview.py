@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from app.studies.adjudication import Queue
-from app.studies.assignment import DISTRESSING
+from app.studies.entrance import DISTRESSING
 from app.studies.lookup import counted, criteria_in, led_study, settings_in
 from app.studies.opening import golden, missing
 from app.studies.people import RATERS, Person
@@ -46,15 +46,29 @@ def overview(store: Store, by: Person, number: int) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def preview(store: Store, by: Person, number: int, count: int = 20) -> list[dict[str, Any]]:
-    """The first items as raters will see them, for a look at what the de-identification left."""
+def preview(store: Store, by: Person, number: int, after: int = 0, count: int = 20) -> list[dict[str, Any]]:
+    """Items after the one of that number with all their texts, for a look at what the de-identification left."""
     with store.read() as connection:
         led_study(connection, by, number)
-        rows = connection.execute(select(item).where(item.c.study_id == number).order_by(item.c.id).limit(count)).all()
+        query = select(item).where(item.c.study_id == number, item.c.id > after)
+        rows = connection.execute(query.order_by(item.c.id).limit(count)).all()
+        answers = connection.execute(
+            select(response.c.item_id, response.c.text, system.c.name)
+            .outerjoin(system, system.c.id == response.c.system_id)
+            .where(response.c.item_id.in_([r.id for r in rows]))
+            .order_by(response.c.id)
+        ).all()
+    said: dict[int, list[dict[str, Any]]] = {}
+    for item_id, text, name in answers:
+        said.setdefault(item_id, []).append({"system": name, "text": text})
     return [
-        {"key": r.key, "kind": r.kind, "problem": r.problem, "situation": r.situation, "client": r.turns[-1]["text"]}
+        {
+            "id": r.id, "key": r.key, "kind": r.kind, "problem": r.problem, "situation": r.situation,
+            "turns": [{"speaker": turn["speaker"], "text": turn["text"]} for turn in r.turns],
+            "responses": said.get(r.id, []),
+        }
         for r in rows
-    ]
+    ]  # fmt: skip
 
 
 def systems_of(connection: Connection, number: int) -> list[dict[str, Any]]:

@@ -75,11 +75,16 @@ def expect(condition: bool, what: str, got: object) -> None:
         raise InputError(f"Expected {what}, got {got!r}.")
 
 
+def storable(text: str) -> str:
+    """The text without what databases refuse: NUL, and halves of characters that an escape left alone."""
+    return text.replace("\x00", "").encode("utf-8", "ignore").decode()
+
+
 def text_of(raw: Mapping[str, Any], name: str, most: int = MAX_TEXT, least: int = 0) -> str:
     """A text of the request without surrounding space; what is no text or too long is refused."""
     value = raw.get(name, "")
     expect(isinstance(value, str), f"{name} as text", value)
-    value = value.replace("\x00", "").strip()
+    value = storable(value).strip()
     expect(len(value) <= most, f"{name} of at most {most:,} characters", f"{len(value):,}")
     expect(len(value) >= least, f"{name} of at least {least} character{'s' if least > 1 else ''}", value)
     return value

@@ -24,15 +24,15 @@ _LEFT: Final = 120
 COLOURS: Final = {"win": "#0072B2", "tie": "#8A8A8A", "loss": "#D55E00"}
 
 
-def fragment(found: Mapping[str, Any]) -> str:
-    """The results as HTML for the page."""
+def fragment(found: Mapping[str, Any], unfolded: bool = False) -> str:
+    """The results as HTML for the page; ``unfolded`` for paper, on which nothing can be opened."""
     template = _environment().get_template("study_results.html")
     names = {criterion["key"]: criterion["name"] for criterion in found["criteria"]}
     fleiss = [(name, found["agreement"][key]["fleiss"]) for key, name in names.items()]
     tables = [[(name, table["rows"][key]) for key, name in names.items()] for table in found["preferences"]]
     return template.render(
         found=found, fleiss_rows=fleiss, pair_rows=_by_raters(found), bar_rows=tables, dots=dots, bars=bars, number=number,
-        percent=percent,
+        percent=percent, unfolded=unfolded,
     )  # fmt: skip
 
 
@@ -43,7 +43,8 @@ def page(connection: Connection, study_id: int) -> str:
     return _environment().get_template("study_report.html").render(
         study=row, settings=settings_in(row), version=version, criteria=criteria, systems=systems_of(connection, study_id),
         raters=raters_of(connection, study_id), states=pair_states(connection, study_id), number=number, percent=percent,
-        created=datetime.datetime.fromtimestamp(row.created, datetime.UTC), results=fragment(results(connection, study_id)),
+        created=datetime.datetime.fromtimestamp(row.created, datetime.UTC),
+        results=fragment(results(connection, study_id), unfolded=True),
     )  # fmt: skip
 
 

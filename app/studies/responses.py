@@ -6,15 +6,14 @@ response at a time, so that a live session waits for one response at most.
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, insert, select
 
 from app.ports import EngineLike
+from app.studies.background import Background
 from app.studies.deidentify import deidentified
 from app.studies.errors import StudyError
 from app.studies.lookup import led_study, settings_in
@@ -23,12 +22,9 @@ from app.studies.schema import item, response, study, system
 from app.studies.store import Store, now
 from app.worker import BusyError, Job, Worker
 from multimood_core.engine import Finished
-from multimood_core.errors import MultiMoodError
 from multimood_core.records import Context, HistoryTurn, Turn
 
 PATIENCE: Final = 0.5  # seconds between two tries where the model's queue is full
-
-log = logging.getLogger("multimood.app")
 
 
 class Writer:
@@ -42,12 +38,7 @@ class Writer:
 
     def __init__(self, store: Store, worker: Worker, load: Callable[[str], EngineLike]) -> None:
         self._store, self._worker, self._load = store, worker, load
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._study: int | None = None
-        self._problem = ""
-        self._begun = (0.0, 0)
+        self._work = Background("multimood-responses", "Responses are being written already; wait for them, or stop them first.")
 
     def start(self, by: Person, number: int) -> None:
         """Begins, or goes on, with the responses that are missing.
@@ -58,33 +49,17 @@ class Writer:
         with self._store.read() as connection:
             if led_study(connection, by, number).state != "draft":
                 raise StudyError("The study was opened: its responses are fixed.")
-        with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                raise StudyError("Responses are being written already; wait for them, or stop them first.")
-            self._stop.clear()
-            self._study, self._problem, self._begun = number, "", (time.monotonic(), self._counts(number)[0])
-            self._thread = threading.Thread(target=self._run, args=(number,), name="multimood-responses", daemon=True)
-            self._thread.start()
+        self._work.begin(number, self._counts(number)[0], lambda: self._run(number))
 
-    def stop(self) -> None:
-        """Ends the job after the response that is being written."""
-        self._stop.set()
-        thread = self._thread
-        if thread is not None:
-            thread.join(60)
+    def stop(self, number: int | None = None) -> None:
+        """Ends the job, of this study alone where one is given, after the response that is being written."""
+        self._work.stop(number)
 
     def status(self, by: Person, number: int) -> dict[str, Any]:
         """Written, wanted, whether a job runs, seconds that it may take, and what went wrong."""
         with self._store.read() as connection:
             led_study(connection, by, number)
-        done, wanted = self._counts(number)
-        running = self._thread is not None and self._thread.is_alive() and self._study == number
-        started, before = self._begun
-        left = None
-        if running and done > before:
-            left = (time.monotonic() - started) / (done - before) * (wanted - done)
-        problem = self._problem if self._study == number else ""
-        return {"done": done, "wanted": wanted, "running": running, "seconds_left": left, "problem": problem}
+        return self._work.status(number, lambda: self._counts(number))
 
     def _counts(self, number: int) -> tuple[int, int]:
         kinds = item.c.kind.in_(("official", "gate"))
@@ -101,37 +76,32 @@ class Writer:
             )
             return connection.execute(done).scalar_one(), wanted
 
-    def _run(self, number: int) -> None:
-        try:
-            with self._store.read() as connection:
-                names = settings_in(connection.execute(select(study).where(study.c.id == number)).one()).hidden_names
-                systems = connection.execute(
-                    select(system).where(system.c.study_id == number, system.c.kind == "checkpoint").order_by(system.c.id)
-                ).all()
-            for chosen in systems:
-                engine: EngineLike | None = None
-                while not self._stop.is_set():
-                    with self._store.read() as connection:
-                        missing = _first_missing(connection, number, chosen.id)
-                    if missing is None:
-                        break
-                    if engine is None:
-                        engine = self._load(chosen.name)
-                        _require_same(engine, chosen)
-                    text = self._answer(engine, missing)
-                    if text is None:
-                        return
-                    if not text.strip():
-                        raise StudyError(f"{chosen.name} has written nothing to item {missing.key}; use another checkpoint.")
-                    values = {"item_id": missing.id, "system_id": chosen.id, "text": deidentified(text.strip(), names),
-                              "checkpoint_sha256": chosen.checkpoint_sha256, "created": now()}  # fmt: skip
-                    with self._store.write(number) as connection:
-                        connection.execute(insert(response).values(values))
-        except MultiMoodError as error:
-            self._problem = str(error)
-        except Exception:
-            log.exception("responses could not be written")
-            self._problem = "MultiMood made a mistake of its own; its log has the details. What was written is kept."
+    def _run(self, number: int) -> str:
+        with self._store.read() as connection:
+            names = settings_in(connection.execute(select(study).where(study.c.id == number)).one()).hidden_names
+            systems = connection.execute(
+                select(system).where(system.c.study_id == number, system.c.kind == "checkpoint").order_by(system.c.id)
+            ).all()
+        for chosen in systems:
+            engine: EngineLike | None = None
+            while not self._work.stopped.is_set():
+                with self._store.read() as connection:
+                    missing = _first_missing(connection, number, chosen.id)
+                if missing is None:
+                    break
+                if engine is None:
+                    engine = self._load(chosen.name)
+                    _require_same(engine, chosen)
+                text = self._answer(engine, missing)
+                if text is None:
+                    return ""
+                if not text.strip():
+                    raise StudyError(f"{chosen.name} has written nothing to item {missing.key}; use another checkpoint.")
+                values = {"item_id": missing.id, "system_id": chosen.id, "text": deidentified(text.strip(), names),
+                          "checkpoint_sha256": chosen.checkpoint_sha256, "created": now()}  # fmt: skip
+                with self._store.write(number) as connection:
+                    connection.execute(insert(response).values(values))
+        return ""
 
     def _answer(self, engine: EngineLike, row: Row[Any]) -> str | None:
         """The reply to an item, from the worker's thread; None where the job is being stopped.
@@ -154,7 +124,7 @@ class Writer:
                 self._worker.submit(Job(run, fail, lambda place: None))
                 break
             except BusyError as error:
-                if "closing" in str(error) or self._stop.wait(PATIENCE):
+                if "closing" in str(error) or self._work.stopped.wait(PATIENCE):
                     return None
         done.wait()
         if failed:

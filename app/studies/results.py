@@ -242,11 +242,13 @@ def _as_shown(one: Judged) -> tuple[str, ...]:
 
 
 def _judges(found: Gathered) -> list[dict[str, Any]]:
-    """Each automatic judge against the people's labels on the pairs that both have."""
+    """Each automatic judge against the people's labels, on the pairs that both have and the criteria that it judges."""
     rows = []
     for judge, by_criterion in sorted(found.judges.items()):
         for criterion in found.criteria:
             said = by_criterion.get(criterion.key, {})
+            if not said:
+                continue  # it does not judge this criterion
             shared = [(found.pairs[n].labels[criterion.key], v) for n, v in said.items()
                       if n in found.pairs and criterion.key in found.pairs[n].labels]  # fmt: skip
             people, machine = ([CODES[side[i]] for side in shared] for i in (0, 1))

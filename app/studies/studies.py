@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.studies.assignment import PLACES, release, restate
+from app.studies.assignment import release, restate
 from app.studies.deidentify import deidentified
 from app.studies.errors import AbsentError, InputError, StudyError
 from app.studies.guidelines import CRITERIA
-from app.studies.items import Kind, NewItem, draw, from_dialogue
+from app.studies.items import Drawing, NewItem, draw, from_dialogue
 from app.studies.lookup import added, criteria_in, led_study, settings_in, study_row
 from app.studies.opening import (
     golden,
@@ -26,6 +26,7 @@ from app.studies.opening import (
     write_practice,
 )
 from app.studies.people import RATERS, Person
+from app.studies.places import PLACES
 from app.studies.records import Criterion, StudySettings, as_plain, expect
 from app.studies.schema import (
     account,
@@ -122,13 +123,16 @@ class Studies:
             "situation": deidentified(new.situation, names), "turns": turns, "emotion": new.emotion, "strategy": new.strategy,
         }  # fmt: skip
         there = known.get(new.key)
+        if there is None and not turns:
+            raise InputError(f"Expected turns for {new.key!r}, which is not in this study; responses alone go to items that are.")
         if there is None:
             made = added(connection, item, values)
             known[new.key] = connection.execute(select(item).where(item.c.id == made)).one()
         else:
             made = there.id
             words = [turn["text"] for turn in there.turns]
-            if there.kind != new.kind or words != [turn["text"] for turn in turns] or new.gold is not None:
+            same = there.kind == new.kind and words == [turn["text"] for turn in turns] and new.gold is None
+            if turns and not same:
                 raise InputError(f"The id {new.key!r} is in this study with other contents; give this item another id.")
         numbers = []
         for name, text in new.responses.items():
@@ -146,8 +150,18 @@ class Studies:
         if new.gold is not None:
             write_pair(connection, number, made, new.kind, numbers[0], numbers[1], gold=dict(new.gold), note=new.note)
 
-    def sample(self, by: Person, number: int, items: Sequence[Item], count: int, kind: Kind, with_person: bool) -> int:
-        """Draws items of dialogues by strategy and emotion, seeded by the study; those it has are left out.
+    def clear(self, by: Person, number: int) -> None:
+        """Takes every item, response and system out of a draft, as after a wrong upload."""
+        with self._store.write(number) as connection:
+            self._draft(connection, by, number)
+            mine = select(item.c.id).where(item.c.study_id == number)
+            connection.execute(delete(pair).where(pair.c.study_id == number))
+            connection.execute(delete(response).where(response.c.item_id.in_(mine)))
+            connection.execute(delete(item).where(item.c.study_id == number))
+            connection.execute(delete(system).where(system.c.study_id == number))
+
+    def sample(self, by: Person, number: int, items: Sequence[Item], how: Drawing) -> int:
+        """Draws items of dialogues, seeded by the study; those it has are left out. Returns how many.
 
         Raises:
             InputError: fewer are left than are asked for.
@@ -155,8 +169,8 @@ class Studies:
         with self._store.read() as connection:
             seed = settings_in(led_study(connection, by, number)).seed
             known = set(connection.execute(select(item.c.key).where(item.c.study_id == number)).scalars())
-        chosen = draw([entry for entry in items if entry.id not in known], count, seed)
-        new = [from_dialogue(entry, kind, PERSON if with_person else None) for entry in chosen]
+        chosen = draw([entry for entry in items if entry.id not in known], how.count, seed, how.stratified)
+        new = [from_dialogue(entry, how.kind, PERSON if how.with_person else None) for entry in chosen]
         return self.add_items(by, number, new, "person")
 
     def add_checkpoints(self, by: Person, number: int, checkpoints: Mapping[str, str]) -> None:

@@ -23,8 +23,9 @@ from argon2 import PasswordHasher
 from starlette.applications import Starlette
 
 from app.studies import schema
-from app.studies.api import COOKIE, HEADER, PREFIX, StudyApi
+from app.studies.api import StudyApi
 from app.studies.people import People
+from app.studies.requests import COOKIE, HEADER, PREFIX
 from app.studies.store import Store
 from app.worker import Worker
 from multimood_core.agreement import MISSING, agreement

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from app.studies.people import People
+from app.studies.schema import metadata
 from app.studies.store import Store
 from app.worker import Worker
 from tests.app.studies.scene import Scene
@@ -65,19 +65,35 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(base, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy: migrations run once, and ``test_store.py`` looks at what they make."""
+    path = tmp_path_factory.mktemp("template") / "studies.sqlite3"
+    Store(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres: str) -> Iterator[psycopg.Connection]:
+    """The migrated tables of the run's one PostgreSQL, which ``database`` empties for each test."""
+    Store(postgres).close()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("SET lock_timeout = '20s'")  # a test that left a transaction open is named, not waited for
+        connection.execute("SET session_replication_role = replica")  # judgments refuse TRUNCATE as well
+        yield connection
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of an empty database."""
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database with all tables and nothing in them."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'studies.sqlite3'}"
-        return
-    server = request.getfixturevalue("postgres")
-    name = f"test_{uuid.uuid4().hex}"  # a schema of its own is much quicker to make than a database
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[arg-type]
-    yield f"{server}?options=-csearch_path%3D{name}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA {name} CASCADE")  # type: ignore[arg-type]
+        path = tmp_path / "studies.sqlite3"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    connection: psycopg.Connection = request.getfixturevalue("postgres_tables")
+    names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+    connection.execute(f"TRUNCATE {names} RESTART IDENTITY")  # type: ignore[arg-type]
+    return str(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

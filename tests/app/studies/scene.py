@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from app.studies import schema
-from app.studies.assignment import PLACES, Desk, Saved, Work
+from app.studies.assignment import Desk, Saved, Work
 from app.studies.guidelines import CRITERIA
 from app.studies.items import read_upload
 from app.studies.overview import listed
 from app.studies.people import People, Person
+from app.studies.places import PLACES
 from app.studies.records import StudySettings, Submission
 from app.studies.store import Store, now
 from app.studies.studies import Studies

@@ -1,8 +1,6 @@
-"""Serves the requests of the Annotate tab without a model: ``python -m tests.app.studies.serve DATABASE_URL PORT``."""
+"""Serves the requests of the Annotate tab without a model."""
 
 from __future__ import annotations
-
-import sys
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,6 +14,7 @@ def no_model(name: str) -> EngineLike:
     raise NotImplementedError(name)
 
 
-if __name__ == "__main__":
-    api = StudyApi(Worker(), no_model, sys.argv[1])
-    uvicorn.run(Starlette(routes=api.routes), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+def serve(database: str, port: int) -> None:
+    """Answers on a port of this computer until the process ends."""
+    api = StudyApi(Worker(), no_model, database)
+    uvicorn.run(Starlette(routes=api.routes), host="127.0.0.1", port=port, log_level="warning")

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from app.studies import schema
 from app.studies.adjudication import settled_labels
 from app.studies.errors import AbsentError, InputError, RefusedError, StudyError
+from app.studies.guidelines import PRACTICE
 from app.studies.people import People, Person
 from app.studies.store import Store
 from tests.app.studies.scene import KEYS, Scene, gate_gold
@@ -65,7 +66,7 @@ def test_two_agree_and_a_third_and_a_fourth_settle_what_they_do_not(scene: Scene
 
 
 def test_verdicts_are_kept_for_the_system_whichever_side_it_was_shown_on(scene: Scene) -> None:
-    number = scene.study(items=30)
+    number = scene.study(items=16)
     (person,) = scene.raters(number, 1)
     sides = Counter()
     while (task := scene.take(person, number).task) is not None:
@@ -74,7 +75,7 @@ def test_verdicts_are_kept_for_the_system_whichever_side_it_was_shown_on(scene: 
         scene.judge(person, number, task, dict.fromkeys(KEYS, "a" if first_is_one else "b"))
     assert set(map(str, votes_of(scene.store)[scene.pairs(number)[0].id][0][1].values())) == {"win"}
     assert all(vote == WIN for votes in votes_of(scene.store).values() for _, vote in votes)
-    assert 5 < sides[True] < 25, "which response stands first is random"
+    assert 2 < sides[True] < 14, "which response stands first is random"
 
 
 def test_a_closed_browser_and_a_second_tab_go_on_with_the_same_item(scene: Scene) -> None:
@@ -180,25 +181,21 @@ def test_who_is_no_rater_or_asks_for_another_s_item_is_refused(scene: Scene) -> 
     assert scene.take(one, number).phase == "closed"
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "reason", "seconds"),
-    [
+def test_half_a_judgment_or_an_impossible_one_is_refused(scene: Scene) -> None:
+    number = scene.study(items=1)
+    (person,) = scene.raters(number, 1)
+    task = scene.take(person, number).task
+    assert task is not None
+    wrong: list[tuple[dict[str, str] | None, str, float]] = [
         ({"fluency": "a"}, "", 1.0),
         (dict.fromkeys(KEYS, "win"), "", 1.0),
         (None, "bored", 1.0),
         (None, "", -1.0),
         (None, "", float("nan")),
-    ],
-)
-def test_half_a_judgment_or_an_impossible_one_is_refused(
-    scene: Scene, verdicts: dict[str, str] | None, reason: str, seconds: float
-) -> None:
-    number = scene.study(items=1)
-    (person,) = scene.raters(number, 1)
-    task = scene.take(person, number).task
-    assert task is not None
-    with pytest.raises(InputError):
-        scene.judge(person, number, task, verdicts, reason, seconds=seconds)
+    ]
+    for verdicts, reason, seconds in wrong:
+        with pytest.raises(InputError):
+            scene.judge(person, number, task, verdicts, reason, seconds=seconds)
     assert votes_of(scene.store) == {}
 
 
@@ -224,8 +221,9 @@ def answer(scene: Scene, task: dict[str, Any], good: bool) -> dict[str, str]:
 
 
 def test_the_gate_opens_above_its_kappa_and_else_trains_again_with_other_items(scene: Scene) -> None:
-    number = scene.study(items=2, gate_size=10, gate_pool=25, practice=True)
+    number = scene.study(items=2, gate_size=5, gate_pool=12, practice=True)
     good, bad = scene.raters(number, 2)
+    told: dict[tuple[str, str], str] = {}
     for person, careful in ((good, True), (bad, False)):
         first = scene.take(person, number)
         assert (first.phase, first.left) == ("practice", 6)
@@ -235,14 +233,15 @@ def test_the_gate_opens_above_its_kappa_and_else_trains_again_with_other_items(s
             saved = scene.judge(person, number, task)
             assert saved.feedback is not None
             assert set(saved.feedback["gold"]) == set(KEYS)
+            told[task["turns"][-1]["text"], task["a"]] = saved.feedback["note"]
         seen = []
-        for _ in range(10):
+        for _ in range(5):
             work = scene.take(person, number)
             assert (work.phase, work.round) == ("gate", 1)
             assert work.task is not None
             seen.append(work.task["turns"][-1]["text"])
             assert scene.judge(person, number, work.task, answer(scene, dict(work.task), careful)).feedback is None
-        assert len(set(seen)) == 10
+        assert len(set(seen)) == 5
         after = scene.take(person, number)
         assert after.last_gate is not None
         assert after.last_gate["passed"] == careful
@@ -256,7 +255,7 @@ def test_the_gate_opens_above_its_kappa_and_else_trains_again_with_other_items(s
                 assert task is not None
                 scene.judge(person, number, task)
             again = []
-            for _ in range(10):
+            for _ in range(5):
                 task = scene.take(person, number).task
                 assert task is not None
                 again.append(task["turns"][-1]["text"])
@@ -270,13 +269,20 @@ def test_the_gate_opens_above_its_kappa_and_else_trains_again_with_other_items(s
                 scene.take(person, number)
 
 
+    for entry in PRACTICE:  # the explanation speaks of A and B as they stood on the page
+        for text, places in ((entry.first, ("A", "B")), (entry.second, ("B", "A"))):
+            if entry.first != entry.second and (entry.client, text) in told:
+                note = entry.note.replace("{first}", places[0]).replace("{second}", places[1])
+                assert told[entry.client, text] == note
+
+
 def test_kappa_at_the_gate_equals_scikit_learn(scene: Scene) -> None:
     from sklearn.metrics import cohen_kappa_score
 
-    number = scene.study(items=2, gate_size=20, gate_pool=20)
+    number = scene.study(items=2, gate_size=12, gate_pool=12)
     (person,) = scene.raters(number, 1)
     rng, truth, own = random.Random(3), [], []
-    for _ in range(20):
+    for _ in range(12):
         task = dict(scene.take(person, number).task or {})
         places = answer(scene, task, True)
         index = int(task["turns"][-1]["text"].split("gate-")[1].rstrip(")."))
@@ -405,7 +411,7 @@ TestRaters.settings = settings(max_examples=8, stateful_step_count=20, deadline=
 
 
 def test_twenty_raters_at_once_lose_and_double_nothing(scene: Scene) -> None:
-    number = scene.study(items=30, attention_every=5)
+    number = scene.study(items=16, attention_every=4)
     raters = scene.raters(number, 20)
     problems: list[BaseException] = []
     barrier = threading.Barrier(len(raters))
@@ -424,8 +430,10 @@ def test_twenty_raters_at_once_lose_and_double_nothing(scene: Scene) -> None:
     for thread in threads:
         thread.join(120)
     assert not problems, problems[0]
+    for person in raters:  # a third may be wanted by the very last judgment, when the others have left
+        scene.work_off(person, number, lambda task: dict.fromkeys(KEYS, "tie"))
     votes = votes_of(scene.store)
-    assert len(votes) == 30
+    assert len(votes) == 16
     for pair in scene.pairs(number):
         assert pair.state == "settled"
         assert 2 <= len(votes[pair.id]) <= 4

@@ -22,7 +22,7 @@ from tests.app.browser import Visitor, browser
 from tests.app.studies.scene import KEYS, PASSWORD, gate_gold, line
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-ITEMS, GATE, POOL = 6, 8, 20
+ITEMS, GATE, POOL = 4, 5, 12
 CODES = {"win": 0, "tie": 1, "loss": 2}
 PRESS = {"win": "1", "tie": "2", "loss": "3"}
 
@@ -32,6 +32,13 @@ def served(engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("MULTIMOOD_DATABASE_URL", database)
     with serving(engine, port=0) as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: str) -> Iterator[Browser]:
+    """One Chromium for both databases."""
+    with browser(chromium, None, None) as opened:
+        yield opened
 
 
 def upload(folder: Path) -> Path:
@@ -80,8 +87,7 @@ def judge(page: Page, verdicts: dict[str, str]) -> None:
     """By keys alone, in the places in which this rater sees the two."""
     left_is_a = page.inner_text("#mm-studies .mm-response:first-child p").startswith("Left")
     turned = {"win": "loss", "loss": "win", "tie": "tie"}
-    for key in KEYS:
-        page.keyboard.press(PRESS[verdicts[key] if left_is_a else turned[verdicts[key]]])
+    page.keyboard.type("".join(PRESS[verdicts[key] if left_is_a else turned[verdicts[key]]] for key in KEYS))
     page.evaluate("() => { document.querySelector('#mm-criteria').id = 'mm-done'; }")
     page.keyboard.press("Enter")
     page.wait_for_selector("#mm-feedback .mm-explained, #mm-criteria, #mm-begin, #mm-resting")
@@ -115,15 +121,34 @@ def work(page: Page, rater: int, careless_rounds: int = 0, most: int = 200) -> i
     return official
 
 
-def undone(page: Page) -> None:
-    """Takes the last judgment back and gives it again, which adds a row and changes nothing."""
+def undone(page: Page, then: str) -> None:
+    """Takes the last judgment back and gives it again, which adds a row and changes nothing; ``then`` is what follows."""
     page.keyboard.press("u")
     page.wait_for_function("() => document.querySelector('#mm-studies-message').textContent.includes('earlier item')")
-    chosen = page.locator("#mm-criteria [aria-checked=true]").count()
-    assert chosen == len(KEYS), "what was chosen stands there"
+    chosen = page.locator("#mm-criteria [aria-checked=true]")
+    assert chosen.count() == len(KEYS), "what was chosen stands there"
     page.evaluate("() => { document.querySelector('#mm-criteria').id = 'mm-done'; }")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#mm-criteria")
+    page.click("#mm-done .mm-criterion:last-child [aria-checked=true]")
+    page.keyboard.press("Enter")  # goes on also where the mouse has left the focus on an answer
+    page.wait_for_selector(then)
+
+
+def reminded(page: Page, rater: int) -> None:
+    """After half an hour of work the next judgment brings a break up, which stays until it is answered."""
+    page.evaluate("() => { const now = performance.now.bind(performance); performance.now = () => now() + 31 * 60000; }")
+    _, words = state_of(page)
+    found = re.search(r"item-(\d+)", words)
+    assert found
+    judge(page, opinion(rater, int(found[1])))
+    page.wait_for_selector("#mm-studies dialog[open]")
+    assert "Time for a break" in page.inner_text("#mm-studies dialog")
+    page.keyboard.press("1")
+    assert page.locator("#mm-criteria [aria-checked=true]").count() == 0, "keys rest meanwhile"
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#mm-studies dialog", state="detached")
+    page.get_by_role("button", name="Pause").click()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#mm-studies dialog", state="detached")  # Enter now goes on, and does not pause again
 
 
 def from_csv(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -182,75 +207,76 @@ def visit(opened: Browser, address: str) -> Page:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_study_from_set_up_to_export(chromium: str, served: Served, tmp_path: Path) -> None:
-    with browser(chromium, None, None) as opened:
-        lead = visit(opened, served.url)
-        make_account(lead, "lead")
-        lead.fill("#mm-new-study", "Whole study")
-        lead.keyboard.press("Enter")
-        lead.wait_for_selector("#mm-part .mm-missing")
-        lead.fill("input[name=gate_size]", str(GATE))
-        lead.fill("input[name=attention_every]", "0")
-        lead.click("#mm-part form .mm-solid")
-        lead.wait_for_function("() => document.querySelector('#mm-studies-message').textContent === 'Kept.'")
-        lead.set_input_files("#mm-upload", upload(tmp_path))
-        lead.wait_for_function(f"() => document.querySelector('#mm-items').textContent.includes('{POOL} with gold')")
-        lead.click("#mm-open")
-        lead.wait_for_selector("#mm-invite")
-        pages = []
-        for i in range(4):
-            lead.click("#mm-invite")
-            lead.wait_for_function("() => document.querySelector('#mm-invitation').value.includes('#invitation=')")
-            link = lead.input_value("#mm-invitation")
-            lead.evaluate("() => { document.querySelector('#mm-invitation').value = ''; }")
-            page = visit(opened, link)
-            make_account(page, f"rater-{i}")
-            page.click("#mm-studies .mm-study")
-            pages.append(page)
-        assert work(pages[0], 0, most=1 + 6 + 1 + GATE + 1 + 2) == 2
-        kind, waiting = state_of(pages[0])
-        pages[0].reload()  # a browser that was closed goes on where it was
-        open_tab(pages[0])
-        pages[0].click("#mm-studies .mm-study")
-        assert state_of(pages[0]) == (kind, waiting) == ("judge", waiting)
-        undone(pages[0])
-        work(pages[0], 0)
-        work(pages[1], 1)
-        work(pages[2], 2)
-        work(pages[3], 3, careless_rounds=1)
-        for i, page in enumerate(pages):  # what has become theirs to adjudicate meanwhile
-            if page.get_by_role("button", name="Look again").count():
-                page.get_by_role("button", name="Look again").click()
-                work(page, i)
-        lead.get_by_role("button", name="Raters", exact=True).click()
-        settled = f"{ITEMS} settled, 0 open"
-        lead.wait_for_function(f"() => document.querySelector('#mm-studies .mm-bar-top').textContent.includes('{settled}')")
-        table = lead.inner_text("#mm-part table")
-        assert "round 1 not passed" in table
-        assert "round 2 passed" in table
-        lead.get_by_role("button", name="Files", exact=True).click()
-        files = {}
-        for name in ("judgments.csv", "preferences.jsonl", "bundle.zip"):
-            with lead.expect_download() as download:
-                lead.click(f"#mm-part a[href$='{name}']")
-            files[name] = tmp_path / name
-            download.value.save_as(files[name])
-        lead.get_by_role("button", name="Results", exact=True).click()
-        lead.wait_for_selector("#mm-results table")
-        unfold(lead)
-        check_agreement(lead, files["judgments.csv"])
-        labels = labels_of(opinion)
-        chosen = [json.loads(text) for text in files["preferences.jsonl"].read_text().splitlines()]
-        assert {one["item"]: one["chosen_system"] for one in chosen} == {
-            f"item-{i}": "one" if label["overall"] == "win" else "two" for i, label in labels.items() if label["overall"] != "tie"
-        }
-        before = lead.inner_text("#mm-results")
-        lead.get_by_role("button", name="All studies").click()
-        lead.set_input_files("#mm-studies input[type=file]", files["bundle.zip"])
-        lead.wait_for_function("() => document.querySelector('#mm-state')?.textContent.includes('imported')")
-        lead.wait_for_selector("#mm-results table")
-        unfold(lead)
-        assert lead.inner_text("#mm-results") == before
+def test_a_study_from_set_up_to_export(opened: Browser, served: Served, tmp_path: Path) -> None:
+    lead = visit(opened, served.url)
+    make_account(lead, "lead")
+    lead.fill("#mm-new-study", "Whole study")
+    lead.keyboard.press("Enter")
+    lead.wait_for_selector("#mm-part .mm-missing")
+    lead.fill("input[name=gate_size]", str(GATE))
+    lead.fill("input[name=attention_every]", "0")
+    lead.click("#mm-part form .mm-solid")
+    lead.wait_for_function("() => document.querySelector('#mm-studies-message').textContent === 'Kept.'")
+    lead.set_input_files("#mm-upload", upload(tmp_path))
+    lead.wait_for_function(f"() => document.querySelector('#mm-items').textContent.includes('{POOL} with gold')")
+    lead.click("#mm-open")
+    lead.wait_for_selector("#mm-invite")
+    pages = []
+    for i in range(4):
+        lead.click("#mm-invite")
+        lead.wait_for_function("() => document.querySelector('#mm-invitation').value.includes('#invitation=')")
+        link = lead.input_value("#mm-invitation")
+        lead.evaluate("() => { document.querySelector('#mm-invitation').value = ''; }")
+        page = visit(opened, link)
+        make_account(page, f"rater-{i}")
+        page.click("#mm-studies .mm-study")
+        pages.append(page)
+    assert work(pages[0], 0, most=1 + 6 + 1 + GATE + 1 + 2) == 2
+    kind, waiting = state_of(pages[0])
+    pages[0].reload()  # a browser that was closed goes on where it was
+    open_tab(pages[0])
+    pages[0].click("#mm-studies .mm-study")
+    assert state_of(pages[0]) == (kind, waiting) == ("judge", waiting)
+    undone(pages[0], "#mm-criteria")
+    reminded(pages[0], 0)
+    work(pages[0], 0)
+    undone(pages[0], "#mm-resting")
+    work(pages[1], 1)
+    work(pages[2], 2)
+    work(pages[3], 3, careless_rounds=1)
+    for i, page in enumerate(pages):  # what has become theirs to adjudicate meanwhile
+        if page.get_by_role("button", name="Look again").count():
+            page.get_by_role("button", name="Look again").click()
+            work(page, i)
+    lead.get_by_role("button", name="Raters", exact=True).click()
+    settled = f"{ITEMS} settled, 0 open"
+    lead.wait_for_function(f"() => document.querySelector('#mm-studies .mm-bar-top').textContent.includes('{settled}')")
+    table = lead.inner_text("#mm-part table")
+    assert "round 1 not passed" in table
+    assert "round 2 passed" in table
+    lead.get_by_role("button", name="Files", exact=True).click()
+    files = {}
+    for name in ("judgments.csv", "preferences.jsonl", "bundle.zip"):
+        with lead.expect_download() as download:
+            lead.click(f"#mm-part a[href$='{name}']")
+        files[name] = tmp_path / name
+        download.value.save_as(files[name])
+    lead.get_by_role("button", name="Results", exact=True).click()
+    lead.wait_for_selector("#mm-results table")
+    unfold(lead)
+    check_agreement(lead, files["judgments.csv"])
+    labels = labels_of(opinion)
+    chosen = [json.loads(text) for text in files["preferences.jsonl"].read_text().splitlines()]
+    assert {one["item"]: one["chosen_system"] for one in chosen} == {
+        f"item-{i}": "one" if label["overall"] == "win" else "two" for i, label in labels.items() if label["overall"] != "tie"
+    }
+    before = lead.inner_text("#mm-results")
+    lead.get_by_role("button", name="All studies").click()
+    lead.set_input_files("#mm-studies input[type=file]", files["bundle.zip"])
+    lead.wait_for_function("() => document.querySelector('#mm-state')?.textContent.includes('imported')")
+    lead.wait_for_selector("#mm-results table")
+    unfold(lead)
+    assert lead.inner_text("#mm-results") == before
 
 
 def unfold(page: Page) -> None:

@@ -16,7 +16,7 @@ from app.studies import schema
 from app.studies.deidentify import deidentified
 from app.studies.errors import InputError, StudyError
 from app.studies.guidelines import CRITERIA, PRACTICE
-from app.studies.items import NewItem, draw, read_dialogue_upload, read_upload
+from app.studies.items import Drawing, NewItem, draw, read_dialogue_upload, read_upload
 from app.studies.overview import overview, preview
 from app.studies.records import StudySettings, as_plain, settings_of
 from multimood_core.dialogues import Dialogue, DialogueTurn, Item, items_of
@@ -42,9 +42,16 @@ def test_a_draw_keeps_the_shares_of_strategies_and_emotions_and_its_seed() -> No
     assert len({i.id for i in drawn}) == 25
 
 
-@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 5))
-def test_any_draw_has_its_size_and_no_item_twice(count: int, rare: int, seed: int) -> None:
-    drawn = draw(dialogues(60, rare), count, seed)
+def test_a_draw_by_chance_alone_is_seeded_and_looks_at_no_label() -> None:
+    items = dialogues(100, rare=20)
+    draws = [draw(items, 25, seed, stratified=False) for seed in range(20)]
+    assert [i.id for i in draws[0]] == [i.id for i in draw(items[::-1], 25, 0, stratified=False)]
+    assert len({sum(i.client.emotion == "joy" for i in drawn) for drawn in draws}) > 1, "the shares are left to chance"
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 5), st.booleans())
+def test_any_draw_has_its_size_and_no_item_twice(count: int, rare: int, seed: int, stratified: bool) -> None:
+    drawn = draw(dialogues(60, rare), count, seed, stratified)
     assert len({item.id for item in drawn}) == count
 
 
@@ -70,13 +77,18 @@ BAD: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), BAD)
-def test_a_broken_line_is_named_and_nothing_of_the_file_is_taken(scene: Scene, change: Any, said: str) -> None:
-    number = scene.study(items=1, opened=False)
+def test_a_broken_line_is_named_with_what_was_expected(change: Any, said: str) -> None:
     broken = change if isinstance(change, str) else json.dumps(json.loads(line("bad")) | change if change else change)
-    data = f"{line('good')}\n{broken}\n".encode()
     with pytest.raises(InputError, match="Line 2") as raised:
-        scene.studies.add_items(scene.researcher, number, read_upload(data, CRITERIA))
+        read_upload(f"{line('good')}\n{broken}\n".encode(), CRITERIA)
     assert said in str(raised.value)
+
+
+def test_nothing_of_a_broken_file_is_taken(scene: Scene) -> None:
+    number = scene.study(items=1, opened=False)
+    for second in ("not JSON", line("item-0")):  # unreadable, and refused by what the study has already
+        with pytest.raises(InputError):
+            scene.studies.add_items(scene.researcher, number, read_upload(f"{line('good')}\n{second}".encode(), CRITERIA))
     assert overview(scene.store, scene.researcher, number)["items"] == {"official": 1}
 
 
@@ -105,7 +117,25 @@ def test_a_duplicate_id_is_refused_in_a_file_and_across_files(scene: Scene) -> N
         scene.studies.add_items(scene.researcher, number, read_upload(line("x").encode(), CRITERIA))
     third = line("x", {"three": "A third system's response."})
     scene.studies.add_items(scene.researcher, number, read_upload(third.encode(), CRITERIA))
-    assert [s["name"] for s in overview(scene.store, scene.researcher, number)["systems"]] == ["one", "two", "three"]
+    external = b'{"id": "x", "responses": {"four": "Written elsewhere."}}'
+    scene.studies.add_items(scene.researcher, number, read_upload(external, CRITERIA))
+    systems = overview(scene.store, scene.researcher, number)["systems"]
+    assert [s["name"] for s in systems] == ["one", "two", "three", "four"]
+    with pytest.raises(InputError, match="Expected turns for 'y'"):
+        scene.studies.add_items(scene.researcher, number, read_upload(external.replace(b'"x"', b'"y"'), CRITERIA))
+
+
+def test_a_draft_can_be_emptied_after_a_wrong_upload_and_an_open_study_cannot(scene: Scene) -> None:
+    kept = scene.study(items=1)
+    before = overview(scene.store, scene.researcher, kept)["items"]
+    number = scene.study(items=2, opened=False, gate_pool=2)
+    scene.studies.clear(scene.researcher, number)
+    found = overview(scene.store, scene.researcher, number)
+    assert (found["items"], found["systems"], found["gold"]) == ({}, [], 0)
+    scene.studies.add_items(scene.researcher, number, read_upload(line("item-0").encode(), CRITERIA))
+    with pytest.raises(StudyError, match="opened"):
+        scene.studies.clear(scene.researcher, kept)
+    assert overview(scene.store, scene.researcher, kept)["items"] == before
 
 
 def test_a_study_says_all_that_it_lacks_before_it_opens(scene: Scene) -> None:
@@ -138,7 +168,7 @@ def test_what_was_opened_stays_as_it_was_but_the_guideline_may_be_reworded(scene
 
 def test_drawn_items_of_the_gate_get_their_gold_in_the_app(scene: Scene) -> None:
     number = scene.study(items=2, opened=False, gate_size=6)
-    scene.studies.sample(scene.researcher, number, dialogues(12), 6, "gate", False)
+    scene.studies.sample(scene.researcher, number, dialogues(12), Drawing(6, "gate"))
     keys = [f"d{i}/0" for i in range(12)]
     with scene.store.read() as connection:
         drawn = connection.execute(select(schema.item.c.key).where(schema.item.c.kind == "gate")).scalars().all()
@@ -184,7 +214,10 @@ def test_items_are_stored_without_it(scene: Scene) -> None:
     raw = json.loads(line("x", {"one": "Tell Lena.", "two": "Mail a@b.example."}))
     raw["turns"] = [{"speaker": "client", "text": "Lena left. Call 030 1234567."}]
     scene.studies.add_items(scene.researcher, number, read_upload(json.dumps(raw).encode(), CRITERIA))
-    assert preview(scene.store, scene.researcher, number)[0]["client"] == "[name] left. Call [number]."
+    (seen,) = preview(scene.store, scene.researcher, number)
+    assert seen["turns"] == [{"speaker": "client", "text": "[name] left. Call [number]."}]
+    assert [one["text"] for one in seen["responses"]] == ["Tell [name].", "Mail [mail]."]
+    assert preview(scene.store, scene.researcher, number, seen["id"]) == []
     with scene.store.read() as connection:
         stored = str([connection.exec_driver_sql(f"SELECT * FROM {table}").all() for table in ("item", "response")])
     for word in ("Lena", "a@b", "1234567"):

@@ -89,10 +89,10 @@ def test_an_unknown_name_is_refused_and_locked_like_a_known_one(scene: Scene) ->
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize("name", ["\x00", "x" * 5000, "'; DROP TABLE account; --", "\U0001f600"])
-def test_any_name_is_refused_in_the_same_words(scene: Scene, name: str) -> None:
-    with pytest.raises(SignInError, match="do not belong"):
-        scene.people.sign_in(name, "wrong password", "there")
+def test_any_name_is_refused_in_the_same_words(scene: Scene) -> None:
+    for name in ("\x00", "x" * 5000, "'; DROP TABLE account; --", "\U0001f600"):
+        with pytest.raises(SignInError, match="do not belong"):
+            scene.people.sign_in(name, "wrong password", "there")
 
 
 def test_an_address_that_tries_many_names_is_slowed_down(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,15 +151,15 @@ def test_a_researcher_cannot_make_researchers(scene: Scene) -> None:
             scene.people.invite(scene.researcher, role)
 
 
-@pytest.mark.parametrize("password", ["short", "anna" * 70, "aaaaaaaaaaaaaa", "annaannaanna"])
-def test_passwords_that_are_guessed_at_once_are_refused(scene: Scene, password: str) -> None:
+def test_passwords_that_are_guessed_at_once_are_refused(scene: Scene) -> None:
     token = scene.people.invite(scene.admin, "annotator")
-    with pytest.raises(InputError, match="password"):
-        scene.people.accept(token, "annaannaanna", password, scene.studies.join)
+    for password in ("short", "anna" * 70, "aaaaaaaaaaaaaa", "annaannaanna"):
+        with pytest.raises(InputError, match="password"):
+            scene.people.accept(token, "annaannaanna", password, scene.studies.join)
 
 
-@pytest.mark.parametrize("name", ["", "a", "with space", "<b>", "x" * 65])
-def test_names_that_cannot_be_typed_again_are_refused(scene: Scene, name: str) -> None:
+def test_names_that_cannot_be_typed_again_are_refused(scene: Scene) -> None:
     token = scene.people.invite(scene.admin, "annotator")
-    with pytest.raises(InputError, match="name"):
-        scene.people.accept(token, name, PASSWORD, scene.studies.join)
+    for name in ("", "a", "with space", "<b>", "x" * 65):
+        with pytest.raises(InputError, match="name"):
+            scene.people.accept(token, name, PASSWORD, scene.studies.join)

@@ -66,13 +66,15 @@ def test_sqlite_writes_ahead_syncs_every_commit_and_is_private(tmp_path: Path) -
 
 
 def test_a_database_of_a_newer_version_is_left_alone(database: str) -> None:
-    Store(database).close()
     opened = Store(database)
     with opened.write() as connection:
+        known = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    opened.close()
     with pytest.raises(StoreError, match="newer MultiMood"):
         Store(database)
+    with opened.write() as connection:  # PostgreSQL's tables are the run's
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{known}'")
+    opened.close()
 
 
 @pytest.mark.parametrize(
