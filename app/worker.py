@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from multimood_core.errors import ModelError, MultiMoodError
 
@@ -65,9 +65,9 @@ class Worker:
                 raise BusyError(
                     f"{len(self._jobs)} turns are waiting already, at most {self._capacity} may; try again in a moment."
                 )
-            self._jobs.append(job)
-            place = len(self._jobs) - 1 + self._running
+            place = len(self._jobs) + self._running
             job.moved(place)
+            self._jobs.append(job)
             self._ready.notify()
             return place
 
@@ -91,24 +91,43 @@ class Worker:
             waiting, self._jobs = list(self._jobs), deque()
             self._ready.notify()
         for job in waiting:
-            job.fail("MultiMood was closed before this turn's place in the queue came.")
+            _tell(job.fail, "MultiMood was closed before this turn's place in the queue came.")
         self._thread.join(timeout=30)
 
     def _work(self) -> None:
         while True:
-            with self._ready:
-                self._running = False
-                self._ready.wait_for(lambda: self._jobs or self._closed)
-                if self._closed:
-                    return
-                job = self._jobs.popleft()
-                self._running = True
-                for place, waiting in enumerate(self._jobs, 1):
-                    waiting.moved(place)
+            job = None
             try:
+                job = self._next()
+                if job is None:
+                    return
                 job.run()
             except MultiMoodError as error:
-                job.fail(str(error))
-            except Exception:
+                if job is not None:
+                    _tell(job.fail, str(error))
+            except BaseException:  # also what means to end the thread: every session waits on it
                 log.exception("a turn failed")
-                job.fail(UNEXPECTED)
+                if job is not None:
+                    _tell(job.fail, UNEXPECTED)
+
+    def _next(self) -> Job | None:
+        """Waits for a job and tells those behind it that they moved up; None when the worker is closed."""
+        with self._ready:
+            self._running = False
+            self._ready.wait_for(lambda: self._jobs or self._closed)
+            if self._closed:
+                return None
+            job = self._jobs.popleft()
+            self._running = True
+            waiting = list(enumerate(self._jobs, 1))
+        for place, other in waiting:
+            _tell(other.moved, place)
+        return job
+
+
+def _tell(whom: Callable[[Any], None], news: str | int) -> None:
+    """A session that cannot take its news does not end the thread on which the others wait."""
+    try:
+        whom(news)
+    except Exception:
+        log.exception("a session could not be told of its turn")

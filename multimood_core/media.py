@@ -29,6 +29,7 @@ MAX_FRAME_RATE: Final = 240  # frames/s, a phone's slow motion; bounds the work 
 # What may be decoded of one file in all: a still picture of 8K that is repeated a hundred thousand times takes some kilobytes.
 MAX_VIDEO_PIXELS: Final = 600 * 60 * 1920 * 1080  # ten minutes at 60 frames/s and 1080p, or the same work in other shapes
 MAX_SOUND_VALUES: Final = 600 * 48_000 * 32  # samples of all channels: ten minutes of 32 at 48 kHz
+MAX_PASSES: Final = 100  # over one JPEG: progressive ones have about ten, and each goes over the whole picture
 HELD_BYTES: Final = 128 * 2**20  # undecided frames held in memory before the second decoding is the better way
 
 FBANK_MELS: Final = 128
@@ -102,6 +103,7 @@ def read_turn(path: str | Path, *, num_frames: int = NUM_FRAMES, max_seconds: fl
         for packet in container.demux(_streams(container)):
             reached = max(reached, _packet_end(packet, container))
             _refuse_length(path, reached, max_seconds)
+            _refuse_passes(path, packet)
             for frame in packet.decode():
                 if isinstance(frame, av.VideoFrame):
                     pixels += frame.width * frame.height
@@ -407,6 +409,12 @@ def _refuse_sound(rate: int, channels: int) -> None:
             f"expected sound of 1,000 to 768,000 Hz and 1 to 64 channels, got {rate} Hz and {channels}; "
             "choose another device, or export the recording again"
         )
+
+
+def _refuse_passes(path: Path, packet: av.Packet) -> None:
+    # Inside a JPEG's data the marker's first byte is always followed by a zero: what is counted are passes.
+    if packet.stream.codec_context.name == "mjpeg" and bytes(packet).count(b"\xff\xda") > MAX_PASSES:
+        raise MediaError(f"expected a JPEG of at most {MAX_PASSES} passes, {path.name} has more; save the picture again")
 
 
 def _refuse_work(path: Path, pixels: int, values: int) -> None:
