@@ -38,7 +38,7 @@ class ReconstructConfig(CompressorConfig):
     """What is measured, beside the compressor's own settings."""
 
     split: str = field(default="val", metadata={"help": "train, val or test"})
-    items: int = field(default=100, metadata={"help": "samples that are written again, drawn by the seed"})
+    items: int = field(default=100, metadata={"help": "samples that are written again, drawn by the seed; 0: none"})
     report: Path | None = field(default=None, metadata={"help": "JSON with everything"})
 
 
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "compressor": str(config.start),
         "token_reduction": token_reduction(processor, dialogues),
     }
-    for stage in STAGES:
+    for stage in STAGES if config.items else ():
         settings = replace(config, stage=stage, label_dropout=0.0)
         task = CompressorTask(settings, processor, model, dialogues)
         with torch.no_grad():
