@@ -103,6 +103,7 @@ class TurnRun:
         self._engine, self._turn, self._history, self._context = engine, turn, history, context
         self._memory, self._media_seconds = memory, media_seconds
         self._decoder: AnswerDecoder | None = None
+        self._perceived: tuple[str, Modalities] | None = None
 
     @property
     def decoder(self) -> AnswerDecoder:
@@ -132,6 +133,7 @@ class TurnRun:
                 f"(video: {features.video_mode}, audio: {features.audio_mode}). Speak, look at the camera, or type."
             )
         modalities = Modalities(features.video_mode, features.audio_mode, transcript.mode)
+        self._perceived = transcript.text, modalities
         expressions = self._engine.expressions(features)
         encoded = time.monotonic()
         yield Perceived(modalities, expressions)
@@ -167,6 +169,16 @@ class TurnRun:
                 expressions=expressions,
             )
         )
+
+    def words_alone(self) -> LabelPrediction | None:
+        """What the client's words show without face and voice; None where the turn has no words, or nothing but words.
+
+        It costs a forward pass of its own, so that it is asked for when the reply is there.
+        """
+        perceived = self._perceived
+        if perceived is None or perceived[1].text == "missing" or "used" not in (perceived[1].video, perceived[1].audio):
+            return None
+        return self._engine.words_alone(perceived[0], self._history, self._context, self._memory)
 
     def reply(self, sampling: Sampling | None = None, chosen: Mapping[str, str] | None = None) -> Iterator[str]:
         """Another reply. ``chosen`` sets labels by hand (task -> label); those after it are scored again.
@@ -245,6 +257,18 @@ class Engine:
                 tokens = base.project_video(features.video[None], torch.tensor([len(features.video)]))[0]
                 found["face"] = base.expression("face", tokens)
         return {name: dict(zip(MEDIA_EMOTIONS, p.tolist(), strict=True)) for name, p in found.items()}
+
+    def words_alone(
+        self,
+        text: str,
+        history: Sequence[HistoryTurn] = (),
+        context: Context | None = None,
+        memory: HistoryMemory | None = None,
+    ) -> LabelPrediction:
+        """The client's expression that words show by themselves, in their dialogue: the turn read without media."""
+        nothing = TurnFeatures(None, "missing", None, "missing")
+        ids, media = self.prompt(text, nothing, history, context, memory or self.memory())
+        return AnswerDecoder(self.model, self.processor, self.checkpoint.calibration, ids, media).label("client_emotion")
 
     # -- turns -----------------------------------------------------------------------------------------------------
 

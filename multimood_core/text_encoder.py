@@ -65,17 +65,20 @@ class MiniLM:
     Args:
         max_length: tokens, special ones included; what is longer is cut.
         device: where it runs; the states always come back on the CPU.
+        kept: texts whose states stay; 0 keeps none, as for what a client said.
     """
 
     name: Final = "minilm"
 
-    def __init__(self, max_length: int = 128, device: str | torch.device = "cpu", folder: Path | None = None) -> None:
+    def __init__(
+        self, max_length: int = 128, device: str | torch.device = "cpu", folder: Path | None = None, kept: int = 4096
+    ) -> None:
         folder = folder or weights_path("minilm")
         self.max_length, self.device = max_length, torch.device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).to(self.device).eval().requires_grad_(False)
         self.hidden_size = int(self.model.config.hidden_size)
-        self._states = LastTexts(self._encode)
+        self._states = LastTexts(self._encode, kept)
 
     def __call__(self, texts: Sequence[str]) -> list[TextStates]:
         """States of each text, in order."""
