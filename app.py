@@ -24,6 +24,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--capture", choices=("browser", "local"), default="browser",
         help="whose camera and microphone: the page's, or this computer's by OpenCV and PortAudio (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--country", default="INT",
+        help="whose help lines an alert shows: a code of assets/risk/resources.yaml (%(default)s: no country)",
+    )  # fmt: skip
     parser.add_argument("--language", help="spoken language, e.g. en or de; found out for each turn where not given")
     return parser.parse_args(argv)
 
@@ -49,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     from app.build import serving
+    from app.safety import Safety
     from multimood_core.engine import Engine
     from multimood_core.errors import MultiMoodError
 
     try:
+        safety = Safety.load(options.country)
         print(f"Loading {options.checkpoint}.", flush=True)
         engine = Engine(options.checkpoint, language=options.language)
         engine.transcriber.load()
@@ -60,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     try:
-        with serving(engine, options.host, options.port, options.capture) as served:
+        with serving(engine, options.host, options.port, options.capture, safety) as served:
             print(f"MultiMood is at {served.url} (Ctrl+C ends it).", flush=True)
             threading.Event().wait()
     except OSError as error:

@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import theme
+from app.about import about_routes
 from app.annotate import build_annotate
 from app.capture import LocalCapture
 from app.compare.api import CompareApi
@@ -31,7 +32,9 @@ from app.evaluate.places import places
 from app.evaluate.tabs import build_evaluate, build_runs
 from app.glance import Glancer
 from app.live import build_live
+from app.live_layout import alert_area
 from app.logs import discreet
+from app.safety import Safety
 from app.sessions import Sessions
 from app.stream import Stream
 from app.studies.api import StudyApi
@@ -66,7 +69,7 @@ class Served:
 def build(sessions: Sessions, capture: str) -> gr.Blocks:
     """The page: its head, and the tabs from left to right."""
     tabs: dict[str, Callable[[], None]] = {
-        "Live": lambda: build_live(sessions, capture),
+        "Live": lambda: build_live(sessions, capture, above),
         "Compare": build_compare,
         "Annotate": build_annotate,
         "Evaluate": build_evaluate,
@@ -80,6 +83,7 @@ def build(sessions: Sessions, capture: str) -> gr.Blocks:
             '<button type="button" class="mm-plain" data-page="notice">Notice</button></span></header>',
             "mm-top",
         )
+        above = alert_area()
         with gr.Tabs(elem_id="mm-tabs"):
             for name, lay_out in tabs.items():
                 with gr.Tab(name, id=name.lower(), elem_id=f"mm-tab-{name.lower()}"):
@@ -121,7 +125,7 @@ def web_app(
     engines = Engines(sessions.engine)
     studies, compare = studies or study_api(sessions, engines), compare or CompareApi(sessions, engines)
     stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
-    routes = [*stream.routes, *compare.routes, *studies.routes, *EvaluateApi(places()).routes]
+    routes = [*about_routes(), *stream.routes, *compare.routes, *studies.routes, *EvaluateApi(places()).routes]
     web = FastAPI(openapi_url=None, routes=routes, middleware=[Middleware(Guarded)])
     return gr.mount_gradio_app(
         web,
@@ -147,7 +151,9 @@ def study_api(sessions: Sessions, engines: Engines) -> StudyApi:
 
 
 @contextmanager
-def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: str = "browser") -> Iterator[Served]:
+def serving(
+    engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: str = "browser", safety: Safety | None = None
+) -> Iterator[Served]:
     """Serves the app as long as the block runs.
 
     Args:
@@ -155,8 +161,10 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: 
         host: a loopback address.
         port: 0 takes any free one.
         capture: ``browser`` or ``local``.
+        safety: risk screen, help lines and prepared answers; those without a country when None.
 
     Raises:
+        ModelError: the files of the risk screen are not there.
         OSError: the address cannot be served on.
     """
     with contextlib.ExitStack() as cleanup:
@@ -166,7 +174,7 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int = 7860, capture: 
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads lie in a folder of this user alone, which goes with the app
         worker = Worker()
         cleanup.callback(worker.close)
-        sessions = Sessions(engine, worker)
+        sessions = Sessions(engine, worker, safety)
         glancer = Glancer(engine, sessions)
         cleanup.callback(glancer.close)
         engines = Engines(engine)

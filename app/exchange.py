@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.safety import PreparedAnswer
 from app.turn_buffer import CaptureCounts
 from multimood_core.records import HistoryTurn, LabelPrediction, Modalities, TurnPrediction
+from multimood_core.risk import Reading, Risk
 
 Source = Literal["live", "clip", "typed", "demo"]
 Decision = Literal["open", "accepted", "edited", "rejected", "unused"]
+Withheld = Literal["", "risk", "alert", "reply"]
+"""Why the model's reply is not shown: risk in this turn, an alert that stands, or what the reply itself says."""
 
 
 @dataclass(slots=True)
@@ -29,11 +33,20 @@ class Exchange:
     labels: dict[str, LabelPrediction] = field(default_factory=dict)
     corrections: dict[str, str] = field(default_factory=dict)
     suggestion: str = ""
+    draft: str = ""
+    """The model's reply as far as it is written; what is shown of it stands in ``suggestion``."""
     earlier_suggestions: list[str] = field(default_factory=list)
     decision: Decision = "open"
     said: str = ""
     prediction: TurnPrediction | None = None
     regenerations: int = 0
+    reading: Reading | None = None
+    risks: tuple[Risk, ...] = ()
+    withheld: Withheld = ""
+    prepared: PreparedAnswer | None = None
+    words_alone: LabelPrediction | None = None
+    complete: bool = False
+    """Whether the turn was answered, with a reply or by withholding it."""
 
     def label(self, task: str) -> str | None:
         """The label that counts: the clinician's, else the model's, else None."""

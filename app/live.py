@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import gradio as gr
 
-from app import demo, view
+from app import alert_view, demo, view
 from app.live_layout import (
+    AlertArea,
     Editor,
     Foot,
     Hidden,
@@ -53,19 +54,19 @@ class Renderer:
         self._since: float | None = None
 
     @staticmethod
-    def outputs(middle: TurnColumn, panel: gr.HTML, below: Foot) -> list[Any]:
+    def outputs(middle: TurnColumn, panel: gr.HTML, below: Foot, above: AlertArea) -> list[Any]:
         """The parts that show the session, in the order in which a call returns their updates."""
         return [
             middle.turn, panel, middle.earlier, below.timeline, below.notes,
             middle.accept, middle.edit, middle.again, middle.reject, middle.words,
-            middle.reply_editor.group, middle.words_editor.group,
+            middle.reply_editor.group, middle.words_editor.group, above.alert, above.group,
         ]  # fmt: skip
 
     def __call__(self, session: Session) -> list[Any]:
         with session.changed:
             self._since = (self._since or time.monotonic()) if session.busy else None
             seconds = time.monotonic() - self._since if self._since else 0.0
-            deciding = session.phase is Phase.DECIDING
+            deciding, alerted = session.phase is Phase.DECIDING, bool(session.guard.standing)
             correctable = not session.busy and bool(session.exchanges) and session.phase is not Phase.LISTENING
             now: list[Any] = [
                 view.middle(session, seconds),
@@ -73,10 +74,14 @@ class Renderer:
                 view.earlier(session),
                 view.timeline(svg(session.exchanges, session.notes)),
                 view.notes(session),
-                *[gr.update(interactive=deciding)] * 4,
+                *[gr.update(interactive=deciding)] * 2,
+                gr.update(interactive=deciding and not alerted),
+                gr.update(interactive=deciding),
                 gr.update(interactive=correctable),
                 # An editor whose turn is over closes; it is opened by its button alone.
                 *(gr.skip() if open_ else gr.update(visible=False) for open_ in (deciding, correctable)),
+                alert_view.banner(session),
+                gr.update(visible=alerted),
             ]
         last = self._last or [None] * len(now)
         self._last = now
@@ -160,12 +165,13 @@ class Handlers:
         self.session(key).describe(problem, situation)
 
 
-def build_live(sessions: Sessions, capture: str) -> None:
+def build_live(sessions: Sessions, capture: str, above: AlertArea) -> None:
     """Lays out the tab inside the current ``gr.Blocks``.
 
     Args:
         sessions: opens and finds the sessions.
         capture: ``browser`` or ``local``: whose camera and microphone a turn is taken with.
+        above: where the alert stands, outside of the tabs.
     """
     do, unseen = Handlers(sessions, capture), hidden()
     key = unseen.key
@@ -173,7 +179,7 @@ def build_live(sessions: Sessions, capture: str) -> None:
         left, middle, panel = client_column(), turn_column(), label_column()
     below = foot()
 
-    _connect_page(do, unseen, [below.exports, left.problem, left.situation], Renderer.outputs(middle, panel, below))
+    _connect_page(do, unseen, [below.exports, left.problem, left.situation], Renderer.outputs(middle, panel, below, above))
     left.start.click(None, None, None, js="() => window.multimood.start()", **_QUIET)
     left.end.click(
         do.doing(lambda s: s.end_capture()), key, None,
@@ -192,6 +198,10 @@ def build_live(sessions: Sessions, capture: str) -> None:
     _connect_editor(do, key, middle.words, do.open_words, middle.words_editor, lambda s, text: s.correct_words(text))
     for drawn in (panel, middle.earlier):
         drawn.click(do.command, key, None, **_ALWAYS)
+    gr.on(
+        [above.clear.click, above.reason.submit], do.doing(lambda s, text: s.clear_alerts(text), ""), [key, above.reason],
+        above.reason, **_QUIET,
+    )  # fmt: skip
     below.note.submit(do.doing(lambda s, text: s.note(text), ""), [key, below.note], below.note, **_ALWAYS)
 
 

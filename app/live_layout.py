@@ -10,12 +10,15 @@ import gradio as gr
 from app.theme import html
 
 NOTICE: Final = """<dialog id="mm-notice" aria-labelledby="mm-notice-title"><h2 id="mm-notice-title">Before you begin</h2>
-<p>MultiMood is a research tool for mental-health professionals, in simulation and training. It is no medical device and no
-help in a crisis.</p>
+<p><b>You are about to use an AI.</b> MultiMood is a research tool for mental-health professionals, in simulation and
+training. It is no medical device and no help in a crisis.</p>
 <p>While a turn is open, <b>an AI is reading the camera and the microphone</b>: expressions, voice and words. Make sure that
 everybody in the picture knows this and agrees.</p>
 <p>What it shows are predictions and may be wrong. No suggested reply counts as said until you accept or edit it. Pictures
 and sound stay on the computer that runs the app and are not kept.</p>
+<p>A client's words are screened for signs of risk. The screen misses some; it never replaces your own attention.</p>
+<p>Some places forbid AI that infers emotions in therapy, at work or in education, or demand that it is disclosed:
+<a href="multimood/about/safety#where-it-may-be-used" target="_blank" rel="noopener">where it may be used</a>.</p>
 <p><button type="button" class="mm-solid" data-page="acknowledge">I have read this</button></p></dialog>"""
 
 HELP: Final = """<dialog id="mm-help" aria-labelledby="mm-help-title"><h2 id="mm-help-title">Keys</h2><dl class="mm-keys">
@@ -23,7 +26,8 @@ HELP: Final = """<dialog id="mm-help" aria-labelledby="mm-help-title"><h2 id="mm
 <dt><kbd>A</kbd></dt><dd>accept the suggested reply</dd><dt><kbd>E</kbd></dt><dd>edit it</dd>
 <dt><kbd>G</kbd></dt><dd>have it written again</dd><dt><kbd>R</kbd></dt><dd>reject it</dd>
 <dt><kbd>1</kbd> to <kbd>7</kbd></dt><dd>set the client's expression</dd><dt><kbd>W</kbd></dt><dd>correct the client's words</dd>
-<dt><kbd>N</kbd></dt><dd>write a session note</dd><dt><kbd>Esc</kbd></dt><dd>leave a field, close what is open</dd>
+<dt><kbd>N</kbd></dt><dd>write a session note</dd><dt><kbd>S</kbd></dt><dd>go to the safety alert</dd>
+<dt><kbd>Esc</kbd></dt><dd>leave a field, close what is open</dd>
 <dt><kbd>?</kbd></dt><dd>this help</dd></dl>
 <p>Letters and digits are keys outside of fields only. In a field, Enter sends and Shift with Enter begins a new line. A label
 that you set is confirmed; press it again to take that back.</p>
@@ -84,6 +88,16 @@ class TurnColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertArea:
+    """Above all tabs: the alert, and how it is cleared."""
+
+    alert: gr.HTML
+    group: gr.Group
+    reason: gr.Textbox
+    clear: gr.Button
+
+
+@dataclass(frozen=True, slots=True)
 class Foot:
     """At the foot: the session as a whole."""
 
@@ -120,6 +134,18 @@ def hidden() -> Hidden:
         gr.Button("acknowledge", elem_id="mm-acknowledge", visible="hidden"),
         gr.Button("follow", elem_id="mm-follow", visible="hidden"),
     )
+
+
+def alert_area() -> AlertArea:
+    with gr.Column(elem_id="mm-alert-box"):
+        alert = html("", "mm-alert-area")
+        with gr.Group(visible=False, elem_id="mm-alert-clear") as group, gr.Row():
+            reason = gr.Textbox(
+                label="What was done, or why it was a false alarm (kept in the session's export)", lines=1, max_lines=4,
+                elem_id="mm-alert-reason", scale=1,
+            )  # fmt: skip
+            clear = gr.Button("Clear the alert", elem_id="mm-alert-button", size="md", min_width=144, scale=0)
+    return AlertArea(alert, group, reason, clear)
 
 
 def client_column() -> ClientColumn:

@@ -18,6 +18,8 @@ class Run(Protocol):
 
     def events(self, sampling: Sampling | None = None) -> Iterator[Event]: ...
 
+    def words_alone(self) -> LabelPrediction | None: ...
+
 
 class Decoder(Protocol):
     """What the session needs of ``decoding.AnswerDecoder``."""

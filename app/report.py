@@ -9,12 +9,16 @@ from typing import Any, Final
 
 import jinja2
 
+from app.alert_view import INCOMPLETE, WHY
 from app.exchange import Exchange
+from app.safety import Alert
 from app.session import Session
 from app.timeline import svg
-from app.view import COLOURS, DECISIONS, agreement, decimal, stage_seconds, used_modalities
+from app.view import COLOURS, DECISIONS, agreement, decimal, readings, stage_seconds, used_modalities
+from multimood_core.conflict import Conflicts
 
 FORMAT: Final = "multimood-session/1"
+MODE: Final = "simulation or research"  # the only one there is
 LIMITS: Final = (
     "The labels and replies in this report were predicted by a statistical model and may be wrong, more often for people, "
     "languages, voices and faces unlike those it was trained on. An expression is not a feeling, and no label here is an "
@@ -27,14 +31,18 @@ _TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
 
 def record(session: Session) -> dict[str, Any]:
     """Everything of a session but its sound and pictures, which are not kept, as plain values."""
+    country = session.guard.safety.country
     with session.changed:
         return {
             "format": FORMAT,
+            "mode": MODE,
             "started": session.started.isoformat(timespec="seconds"),
             "notice_acknowledged": session.acknowledged.isoformat(timespec="seconds") if session.acknowledged else None,
             "checkpoint": asdict(session.checkpoint),
             "context": asdict(session.context),
-            "turns": [_turn(exchange) for exchange in session.exchanges],
+            "turns": [_turn(exchange, session.guard.safety.conflicts) for exchange in session.exchanges],
+            "alerts": [_alert(alert) for alert in session.guard.alerts],
+            "help": {"country": country.code, "compiled": country.compiled},
             "notes": [
                 {"after_turn": n.after, "written": n.written.isoformat(timespec="seconds"), "text": n.text}
                 for n in session.notes
@@ -44,16 +52,19 @@ def record(session: Session) -> dict[str, Any]:
         }
 
 
-def _turn(exchange: Exchange) -> dict[str, Any]:
-    prediction = exchange.prediction
+def _turn(exchange: Exchange, conflicts: Conflicts) -> dict[str, Any]:
+    prediction, reading = exchange.prediction, exchange.reading
     return {
         "number": exchange.number,
         "source": exchange.source,
         "started": exchange.started.isoformat(timespec="seconds"),
         "capture": asdict(exchange.capture) if exchange.capture else None,
         "client": {"words": exchange.words, "words_corrected": exchange.words_corrected},
+        "risk": {"score": reading.score, "found": [asdict(risk) for risk in exchange.risks]} if reading else None,
         "modalities": asdict(exchange.modalities) if exchange.modalities else None,
         "expressions": {name: dict(values) for name, values in exchange.expressions.items()},
+        "words_alone": dict(exchange.words_alone.probabilities) if exchange.words_alone else None,
+        "conflicts": [asdict(pair) for pair in conflicts.pairs(readings(exchange))],
         "labels": {
             task: {
                 "predicted": label.label,
@@ -66,10 +77,23 @@ def _turn(exchange: Exchange) -> dict[str, Any]:
             "suggested": exchange.suggestion,
             "earlier_suggestions": exchange.earlier_suggestions,
             "decision": exchange.decision,
+            "withheld": exchange.withheld or None,
+            "prepared": asdict(exchange.prepared) if exchange.prepared else None,
             "said": exchange.said or None,
         },
         "tokens": asdict(prediction.tokens) if prediction else None,
         "seconds": asdict(prediction.seconds) if prediction else None,
+    }
+
+
+def _alert(alert: Alert) -> dict[str, Any]:
+    return {
+        "turn": alert.turn,
+        "raised": alert.raised.isoformat(timespec="seconds"),
+        "categories": list(alert.categories),
+        "found": [asdict(risk) for risk in alert.risks],
+        "cleared": alert.cleared.isoformat(timespec="seconds") if alert.cleared else None,
+        "reason": alert.reason or None,
     }
 
 
@@ -88,10 +112,13 @@ def as_html(session: Session) -> str:
             session=session,
             timeline=svg(session.exchanges, session.notes, least_turns=8),
             limits=LIMITS,
+            why=WHY,
+            incomplete=INCOMPLETE,
             colours=COLOURS,
             decisions=DECISIONS,
             decimal=decimal,
             agreement=agreement,
+            conflicts=session.guard.safety.conflicts,
             used_modalities=used_modalities,
             stage_seconds=stage_seconds,
         )

@@ -1,12 +1,14 @@
 """The turn loop of one session: listen, wait, answer, decide. Knows no screen; whoever shows it watches ``version``.
 
 The clinician stays the author. A suggestion becomes part of the dialogue only when it was accepted or edited, and the
-labels that a person set go into the history as confirmed, the model's own as guesses.
+labels that a person set go into the history as confirmed, the model's own as guesses. Every turn's words are screened for risk
+before a reply is written; while an alert stands no reply of the model is shown.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
 import secrets
 import threading
 import time
@@ -17,7 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from app.exchange import Decision, Exchange, Note, Source
+from app.guard import Guard
 from app.ports import EngineLike, Run
+from app.safety import Safety
 from app.turn_buffer import CaptureCounts, TurnBuffer
 from app.worker import Job, Worker
 from multimood_core.decoding import LABELS, Sampling
@@ -34,6 +38,7 @@ from multimood_core.records import (
 
 MAX_TEXT: Final = 4000  # characters of a typed turn, an edited reply or a note: pages, not books
 AGAIN: Final = Sampling(temperature=0.8)  # another reply must be able to differ from the likeliest one
+HELD_BACK: Final = 4  # words of a reply being written that wait for the next ones: what they begin is screened first
 
 
 class Phase(StrEnum):
@@ -49,13 +54,16 @@ class Phase(StrEnum):
 class Session:
     """One clinician's session. Methods are called from the page's threads and from the worker's; a lock orders them."""
 
-    def __init__(self, engine: EngineLike, worker: Worker, token: str | None = None) -> None:
+    def __init__(
+        self, engine: EngineLike, worker: Worker, safety: Safety | None = None, token: str | None = None
+    ) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.started = _now()
         self.checkpoint: CheckpointId = engine.checkpoint.id
         self.phase = Phase.READY
         self.exchanges: list[Exchange] = []
         self.notes: list[Note] = []
+        self.guard = Guard(safety or Safety.load())
         self.context = Context()
         self.acknowledged: datetime.datetime | None = None
         self.place = 0
@@ -102,11 +110,17 @@ class Session:
         return turns
 
     def last_turn(self) -> tuple[Turn, list[HistoryTurn], Context] | None:
-        """The last turn as it was captured, its words as they stand now, with what it was answered by; None before one."""
+        """The last turn as it was captured, its words as they stand now, with what it was answered by; None before one.
+
+        Raises:
+            DataError: its reply is withheld for safety.
+        """
         with self.changed:
             current, turn = self.current, self._turn
             if current is None or turn is None:
                 return None
+            if current.withheld:
+                raise DataError("The reply to the last turn is withheld for safety, so its turn is not compared.")
             return replace(turn, text=current.words or turn.text), self.history(before=current), self.context
 
     # -- the client's turn -----------------------------------------------------------------------------------------
@@ -233,8 +247,8 @@ class Session:
         with self.changed:
             self.problem = sentence
             current = self.current
-            if current is not None and current.prediction is None:
-                self.exchanges.remove(current)  # nothing of it may reach the history
+            if current is not None and not current.complete:
+                self.exchanges.remove(current)  # nothing of it may reach the history; an alert that it raised stands
             self.phase = self._rest()
             self._change()
 
@@ -245,9 +259,23 @@ class Session:
         run = self._engine.begin(turn, history, context, self._memory, media_seconds)
         self._start("listening" if turn.waveform is not None and not turn.text else "reading the words")
         for event in run.events():
+            if isinstance(event, Transcribed):
+                self._screen(exchange, event.text)
             if isinstance(event, Labelled):
                 self._run = run  # from here on it can write another reply
+            if isinstance(event, ReplyPart):
+                if not self._write(exchange, event.text):
+                    break
+                continue
             self._apply(exchange, event)
+            if exchange.withheld and len(exchange.labels) == len(LABELS):
+                break  # the labels are shown, and no reply is written
+        self._end(exchange)
+        if self.phase is Phase.DECIDING:  # nobody waits for the model: what the words show alone, for the comparison
+            alone = run.words_alone()
+            with self.changed:
+                exchange.words_alone = alone
+                self._change()
 
     def _apply(self, exchange: Exchange, event: Event) -> None:
         with self.changed:
@@ -259,11 +287,37 @@ class Session:
             elif isinstance(event, Labelled):
                 exchange.labels[event.task] = event.prediction
                 self.stage = "writing a reply" if event.task == "strategy" else "predicting"
-            elif isinstance(event, ReplyPart):
-                exchange.suggestion += event.text
             elif isinstance(event, Finished):
                 exchange.prediction = event.prediction
-                self.phase, self.stage = Phase.DECIDING, ""
+            self._change()
+
+    def _write(self, exchange: Exchange, part: str) -> bool:
+        """Takes the next part of the model's reply and shows it up to its last words; False for a harmful one, of which nothing
+        is shown."""
+        exchange.draft += part
+        harmful = self.guard.safety.screen.harmful_reply(exchange.draft)
+        with self.changed:
+            if harmful:
+                exchange.withheld, exchange.suggestion, exchange.draft = "reply", "", ""
+            else:
+                words = list(re.finditer(r"\S+\s*", exchange.draft))
+                exchange.suggestion = exchange.draft[: words[-HELD_BACK].start()] if len(words) > HELD_BACK else ""
+            self._change()
+        return not harmful
+
+    def _end(self, exchange: Exchange) -> None:
+        with self.changed:
+            if not exchange.withheld:
+                exchange.suggestion = exchange.draft
+            exchange.draft, exchange.complete = "", True
+            self.phase, self.stage = Phase.DECIDING, ""
+            self._change()
+
+    def _screen(self, exchange: Exchange, words: str) -> None:
+        """Reads the client's words for risk, alone and with the turns since the last alert was cleared."""
+        reading = self.guard.safety.screen.read(words)
+        with self.changed:
+            self.guard.judge(exchange, reading, self.exchanges)
             self._change()
 
     # -- the clinician's part --------------------------------------------------------------------------------------
@@ -283,7 +337,7 @@ class Session:
         with self.changed:
             current = self._suggested()
             if not current.suggestion.strip():
-                raise DataError("The suggested reply is empty; write your own, or have it written again.")
+                raise DataError("There is no suggested reply to accept; write your own, or have it written again.")
             self._decide("accepted", current.suggestion.strip())
 
     def edit(self, text: str) -> None:
@@ -309,6 +363,16 @@ class Session:
         self._prepare()
         self._change()
 
+    def clear_alerts(self, reason: str) -> None:
+        """The clinician has seen to what was found; replies are suggested again from the next turn on.
+
+        Raises:
+            DataError: no alert stands, or no reason was given.
+        """
+        with self.changed:
+            self.guard.clear(_text(reason, "what was done, or why it was a false alarm"), len(self.exchanges))
+            self._change()
+
     def regenerate(self) -> None:
         """Has another reply written, under the labels as the clinician corrected them.
 
@@ -318,6 +382,8 @@ class Session:
         with self.changed:
             current = self._suggested()
             run = self._run
+            if self.guard.standing:
+                raise DataError("While the safety alert stands no reply is written; clear it first, or write your own.")
             if run is None:
                 raise DataError("This turn's state is gone; take the turn again for another reply.")
             chosen = dict(current.corrections)
@@ -328,7 +394,7 @@ class Session:
         self._start("writing another reply")
         with self.changed:
             exchange.earlier_suggestions.append(exchange.suggestion)
-            exchange.suggestion = ""
+            exchange.suggestion, exchange.withheld, exchange.prepared = "", "", None
             exchange.regenerations += 1
             used = {task: p.label for task, p in exchange.labels.items()}
         # Labels after the first that changed are predicted again under it; without a change the draw is random.
@@ -339,10 +405,9 @@ class Session:
                 self._apply(exchange, Labelled(task, run.decoder.label(task, chosen.get(task))))
         sampling = None if stale else Sampling(AGAIN.temperature, AGAIN.top_p, seed=exchange.regenerations)
         for part in run.decoder.reply(sampling):
-            self._apply(exchange, ReplyPart(part))
-        with self.changed:
-            self.phase, self.stage = Phase.DECIDING, ""
-            self._change()
+            if not self._write(exchange, part):
+                break
+        self._end(exchange)
 
     def correct_words(self, text: str) -> None:
         """Answers the last turn again with the words as the clinician has them.
@@ -357,7 +422,7 @@ class Session:
                 raise DataError("There is no turn whose words could be corrected now.")
             if current.decision in ("accepted", "edited"):
                 current.words, current.words_corrected = words, True
-                self._change()
+                self._screen(current, words)
                 return
             again = Exchange(
                 current.number, current.source, current.started, current.capture, words_corrected=True,
@@ -431,3 +496,4 @@ def _text(text: str, what: str) -> str:
     if len(text) > MAX_TEXT:
         raise DataError(f"Expected {what} in at most {MAX_TEXT:,} characters, got {len(text):,}; shorten the text.")
     return text
+

@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from app.ports import EngineLike
+from app.safety import Safety
 from app.session import Session
 from app.worker import BusyError, Worker
 
@@ -20,10 +21,12 @@ class Sessions:
     Args:
         engine: the model that they share.
         worker: the thread that answers.
+        safety: the risk screen with help lines and prepared answers; those without a country when None.
     """
 
-    def __init__(self, engine: EngineLike, worker: Worker) -> None:
+    def __init__(self, engine: EngineLike, worker: Worker, safety: Safety | None = None) -> None:
         self.engine, self.worker = engine, worker
+        self.safety = safety or Safety.load()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -37,13 +40,13 @@ class Sessions:
             if token and token in self._sessions:
                 return self._sessions[token]
             now = time.monotonic()
-            self._sessions = {t: s for t, s in self._sessions.items() if now - s.touched < IDLE_SECONDS}
+            self._sessions = {t: s for t, s in self._sessions.items() if now - s.touched < IDLE_SECONDS or s.guard.standing}
             if len(self._sessions) >= MAX_SESSIONS:
                 empty = [s for s in self._sessions.values() if not s.exchanges and not s.busy and s.buffer is None]
                 if not empty:
                     raise BusyError(f"{MAX_SESSIONS} sessions are open, more may not be; close one or restart MultiMood.")
                 del self._sessions[min(empty, key=lambda s: s.touched).token]
-            session = Session(self.engine, self.worker)
+            session = Session(self.engine, self.worker, self.safety)
             self._sessions[session.token] = session
             return session
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Final
 
+from app import alert_view
 from app.exchange import Exchange
 from app.session import Phase, Session
+from multimood_core.conflict import MODALITIES, Conflicts
 from multimood_core.labels import EMOTIONS, STRATEGIES
 from multimood_core.records import LabelPrediction, Modalities
 
@@ -96,6 +99,8 @@ def _heard(session: Session) -> str:
     if current is None or session.phase is not Phase.DECIDING:
         return escape(_stage(session))
     emotion, strategy = (escape(current.label(task) or "none") for task in ("client_emotion", "strategy"))
+    if current.withheld:
+        return f"Predicted expression: {emotion}. {alert_view.WITHHELD[current.withheld]}"
     return f"Predicted expression: {emotion}. Suggested strategy: {strategy}. Suggested reply: {escape(current.suggestion)}"
 
 
@@ -111,11 +116,11 @@ def _client(session: Session, exchange: Exchange, seconds: float) -> str:
         f'<section class="mm-turn"><header><b>client</b> turn {exchange.number} · {SOURCES[exchange.source]}{length}{edited}'
         f'<span class="mm-status">{f"{_stage(session)} · {seconds:.1f} s" if session.busy else ""}</span></header>'
         f'<p class="mm-words" dir="auto">{words}</p>'
-        f'<p class="mm-signals">{_signals(exchange)}</p></section>'
+        f'<p class="mm-signals">{_signals(exchange, session.guard.safety.conflicts)}</p></section>'
     )
 
 
-def _signals(exchange: Exchange) -> str:
+def _signals(exchange: Exchange, conflicts: Conflicts) -> str:
     modalities = exchange.modalities
     if modalities is None:
         return '<span class="mm-faint">words, voice and face follow</span>'
@@ -124,22 +129,25 @@ def _signals(exchange: Exchange) -> str:
         good = mode in ("used", "given", "transcribed")
         shown = f"{name} ✓" if good else f"{name}: {MODES[mode]}"
         parts.append(f'<span class="{"mm-good" if good else "mm-part"}">{shown}</span>')
-    return " ".join(parts) + f" <span>{agreement(exchange)}</span>"
+    found = agreement(exchange, conflicts)
+    return " ".join(parts) + f' <span class="{"mm-part" if found.startswith("conflicting") else ""}">{found}</span>'
 
 
-def agreement(exchange: Exchange) -> str:
-    """Whether voice and face alone point to the label of the whole turn, in words."""
-    label = exchange.label("client_emotion")
-    if label is None or not exchange.expressions:
-        return ""
-    # No face or voice corpus acts depression; sadness is the nearest that they can show.
-    target = "sadness" if label == "depression" else label
-    differing = []
-    for name, shown in exchange.expressions.items():
-        top, probability = max(shown.items(), key=lambda item: item[1])
-        if top != target and probability >= ENOUGH:
-            differing.append(f"{name} suggests {top} {decimal(probability)}")
-    return f"differing: {', '.join(differing)}" if differing else "signals agree"
+def readings(exchange: Exchange) -> dict[str, Mapping[str, float]]:
+    """What each modality shows by itself; the words alone are read when the reply is there."""
+    found = dict(exchange.expressions)
+    if exchange.words_alone is not None:
+        found["words"] = exchange.words_alone.probabilities
+    return {name: found[name] for name in MODALITIES if name in found}
+
+
+def agreement(exchange: Exchange, conflicts: Conflicts) -> str:
+    """Whether face, voice and words, each by itself, point to different expressions, in words."""
+    pairs = conflicts.pairs(readings(exchange))
+    differing = [f"{pair.first} and {pair.second}" for pair in pairs if pair.conflicting]
+    if differing:
+        return f"conflicting: {', '.join(differing)}"
+    return "signals do not conflict" if pairs else ""
 
 
 def _therapist(session: Session, exchange: Exchange) -> str:
@@ -149,12 +157,19 @@ def _therapist(session: Session, exchange: Exchange) -> str:
     text = escape(exchange.said or exchange.suggestion)
     if not text and not session.busy:
         text = '<span class="mm-faint">no reply</span>'
-    cursor = '<span class="mm-cursor" aria-hidden="true">▍</span>' if writing else ""
+    cursor = '<span class="mm-cursor" aria-hidden="true">▍</span>' if writing and not exchange.withheld else ""
     title = "suggested reply" if exchange.decision in ("open", "rejected", "unused") else "reply"
+    if exchange.prepared is not None and title == "suggested reply":
+        title = "prepared answer"
     return (
         f'<section class="mm-turn mm-{exchange.decision}"><header><b>{title}</b> {DECISIONS[exchange.decision]}</header>'
-        f'<p class="mm-plan">{known}</p><p class="mm-reply" dir="auto">{text}{cursor}</p></section>'
+        f'<p class="mm-plan">{known}</p>{alert_view.withheld(exchange)}'
+        f"{alert_view.prepared(exchange) or _reply(text + cursor)}</section>"
     )
+
+
+def _reply(text: str) -> str:
+    return f'<p class="mm-reply" dir="auto">{text}</p>'
 
 
 # -- the right: what was predicted -----------------------------------------------------------------------------------
@@ -165,8 +180,9 @@ def panel(session: Session) -> str:
     exchange = session.current
     if exchange is None or session.phase is Phase.LISTENING:
         empty = Exchange(0, "typed", session.started)
-        return _emotions(empty) + _therapist_emotions(empty) + _strategies(empty) + _facts(session, None)
-    return _emotions(exchange) + _therapist_emotions(exchange) + _strategies(exchange) + _facts(session, exchange)
+        return _emotions(empty) + _alone(session, empty) + _therapist_emotions(empty) + _strategies(empty) + _facts(session, None)
+    parts = (_emotions(exchange), _alone(session, exchange), _therapist_emotions(exchange), _strategies(exchange))
+    return "".join(parts) + _facts(session, exchange)
 
 
 def _bar(exchange: Exchange, task: str, label: str, probability: float | None, key: str = "") -> str:
@@ -196,10 +212,28 @@ def _emotions(exchange: Exchange) -> str:
     if "client_emotion" in exchange.corrections:
         note = "set by you"
     elif prediction and max(prediction.probabilities.values()) < ENOUGH:
-        note = "not enough signal"
+        note = "uncertain: not enough signal"
     elif prediction:
         note = "client"
     return _group("predicted expression", note, bars, "mm-client")
+
+
+def _alone(session: Session, exchange: Exchange) -> str:
+    """Face, voice and words each by itself, and which of them conflict."""
+    found = readings(exchange)
+    pairs = [pair for pair in session.guard.safety.conflicts.pairs(found) if pair.conflicting]
+    rows = []
+    for name in MODALITIES:
+        shown = "\u2013"
+        if name in found:
+            label, probability = max(found[name].items(), key=lambda item: item[1])
+            sure = f"{_dot(label)}{label} {decimal(probability)}"
+            shown = sure if probability >= ENOUGH else f"uncertain <small>{label} {decimal(probability)}</small>"
+        against = [pair.second if pair.first == name else pair.first for pair in pairs if name in (pair.first, pair.second)]
+        flag = f' <span class="mm-part">\u2260 {" and ".join(against)}</span>' if against else ""
+        rows.append(f"<dt>{name}</dt><dd>{shown}{flag}</dd>")
+    note = "conflicting" if pairs else "no conflict" if len(found) > 1 else ""
+    return _group("each by itself", note, f'<dl class="mm-alone">{"".join(rows)}</dl>', "mm-apart")
 
 
 def _therapist_emotions(exchange: Exchange) -> str:

@@ -66,7 +66,23 @@
     const problem = $("#mm-now .mm-problem")?.textContent;
     if (problem && problem !== said) $("#mm-now .mm-problem").scrollIntoView({ block: "nearest" });
     said = problem;
+    alarm();
     keepFocus();
+  }
+
+  // A new alert is brought into view and named in the window's title; who types goes on typing, others are taken to it.
+  let alerted = 0;
+  const TITLE = document.title;
+
+  function alarm() {
+    const alert = $("#mm-alert-area .mm-alert");
+    const number = Number(alert?.dataset.alert || 0);
+    document.title = number ? `\u25b2 Safety alert \u00b7 ${TITLE}` : TITLE;
+    if (number && number !== alerted) {
+      alert.scrollIntoView({ block: "start" });
+      if (!document.activeElement?.closest("textarea, input") && !document.querySelector("dialog[open]")) $("#mm-alert-title").focus();
+    }
+    alerted = number;
   }
 
   let waiting = false;
@@ -92,6 +108,14 @@
     else element.blur();
   }
 
+  function goToAlert() {
+    const reason = $("#mm-alert-reason textarea");
+    if (!usable(reason)) return false;
+    $("#mm-alert-area .mm-alert")?.scrollIntoView({ block: "start" });
+    reason.focus({ preventScroll: true });
+    return true;
+  }
+
   function alongTabs(event) {
     const tabs = [...event.target.closest("[role=tablist]").querySelectorAll("[role=tab]:not([disabled])")];
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -103,6 +127,10 @@
   addEventListener("keydown", (event) => {
     const target = event.target;
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
+    if (event.key.toLowerCase() === "s" && !event.repeat && !target.closest?.("input, textarea, select, [contenteditable=true]") && goToAlert()) {
+      event.preventDefault();
+      return;
+    }
     if (/^Arrow(Left|Right)$/.test(event.key) && target.matches?.("[role=tab]")) { alongTabs(event); return; }
     if (!$("#mm-room")?.checkVisibility()) return; // another tab is shown
     const field = target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable=true]");
@@ -144,6 +172,7 @@
     } else if (what === "help") { $("#mm-help").showModal(); }
     else if (what === "notice") { $("#mm-notice").showModal(); }
     else if (what === "close") { button.closest("dialog").close(); }
+    else if (what === "alert") { goToAlert(); }
     else if (what === "cancel") { cancel(); }
     else if (what === "theme") { dark(document.body.classList.toggle("dark")); }
   });

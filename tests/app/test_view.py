@@ -15,7 +15,9 @@ from app.live_layout import HELP, NOTICE, STAGE
 from app.report import as_html, as_json
 from app.session import Session
 from app.timeline import svg
+from multimood_core.conflict import Conflicts
 from multimood_core.labels import EMOTIONS
+from multimood_core.records import LabelPrediction
 from tests.app.conftest import settled
 
 APP = Path(view.__file__).resolve().parent
@@ -117,7 +119,7 @@ def test_little_evidence_is_called_not_enough_signal(told: Session) -> None:
     assert current is not None
     flat = dict.fromkeys(EMOTIONS, 1 / 7)
     current.labels["client_emotion"] = type(current.labels["client_emotion"])("anger", flat)
-    assert "not enough signal" in view.panel(told)
+    assert "uncertain: not enough signal" in view.panel(told)
 
 
 def test_what_is_read_aloud_does_not_change_with_the_clock(told: Session) -> None:
@@ -139,8 +141,15 @@ def test_depression_agrees_with_a_sad_face(told: Session) -> None:
     current = told.current
     assert current is not None
     current.corrections["client_emotion"] = "depression"
-    current.expressions = {"face": {"sadness": 0.8, "joy": 0.2}, "voice": {"joy": 0.6, "sadness": 0.4}}
-    assert view.agreement(current) == "differing: voice suggests joy .60"
+    agree, differ = {"sadness": 0.8, "joy": 0.2}, {"joy": 0.9, "anger": 0.1}
+    words = LabelPrediction("depression", {"depression": 0.8, "joy": 0.2})
+    thresholds = Conflicts({"face/voice": 0.4, "face/words": 0.4, "voice/words": 0.4}, "")
+    current.expressions, current.words_alone = {"face": agree, "voice": differ}, words
+    assert view.agreement(current, thresholds) == "conflicting: face and voice, voice and words"
+    current.expressions = {"face": agree}
+    assert view.agreement(current, thresholds) == "signals do not conflict"
+    current.expressions, current.words_alone = {}, None
+    assert view.agreement(current, thresholds) == ""
 
 
 def _texts() -> list[tuple[str, str]]:
