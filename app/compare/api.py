@@ -139,7 +139,6 @@ class CompareApi:
             "data": [{"id": one.id, "name": one.name} for one in found],
             "no_data": "" if found else places.none_found(),
             "criteria": [{"key": c.key, "name": c.name, "definition": c.definition} for c in CRITERIA],
-            "kept": places.kept().name,
         }
 
     def _start(self, call: Call) -> Any:

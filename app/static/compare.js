@@ -170,14 +170,14 @@ async function start() {
     watch(found.id).catch((error) => say(error.message, true));
   }) }, source.element, systems.element, h("div", { class: "mm-c-go" }, h("label", { class: "mm-c-tick" }, blind, h("span", {}, "Blind", h("small", {}, " order drawn, names after your vote"))),
     h("button", { class: "mm-solid", id: "mm-c-start" }, "Compare")), sampling.element);
-  const later = (title, id, fill) => {
+  const later = (title, id, fill, again) => { // what was entered stays when it is closed and opened
     const place = h("div", { id }), made = h("details", { class: "mm-c-later" }, h("summary", {}, title), place);
-    made.addEventListener("toggle", doing(async () => { if (made.open) await fill(place, choices); }));
+    made.addEventListener("toggle", doing(async () => { if (made.open && (again || !place.childElementCount)) await fill(place, choices); }));
     return made;
   };
   root().replaceChildren(h("p", { id: "mm-c-message", role: "status", "aria-live": "polite" }), form, h("div", { id: "mm-c-shown" },
     h("p", { class: "mm-c-empty" }, "Choose a turn and two to four systems; their labels, replies and rewards stand here side by side.")),
-  later("Ranking by blind votes", "mm-c-ranking", showRanking), later("A whole data set", "mm-c-batch", showBatches));
+  later("Ranking by blind votes", "mm-c-ranking", showRanking, true), later("A whole data set", "mm-c-batch", showBatches, false));
   const before = remembered(KEPT);
   if (before) {
     try { await watch(before); } catch { watched = null; try { sessionStorage.removeItem(KEPT); } catch { /* nothing was kept */ } }

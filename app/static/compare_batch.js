@@ -64,7 +64,7 @@ async function refresh(list, choices) {
 function row(one, choices, again, open, before) {
   const act = (name) => async () => { await ask(`batch/${one.id}`, { do: name, remote: name === "run" ? choices.remote?.host : "" }); await again(); };
   const complete = one.scored && !one.running, table = before?.querySelector(".mm-scroll") || h("div", { class: "mm-scroll", tabindex: 0, role: "group", "aria-label": "table" });
-  if (complete && !table.childElementCount) ask(`batch/${one.id}`).then((found) => table.replaceChildren(tabled(found.table)));
+  if (complete && !table.childElementCount) ask(`batch/${one.id}`).then((found) => table.replaceChildren(tabled(found.table)), (error) => table.replaceChildren(error.message));
   return h("section", { class: "mm-c-batch", "data-id": one.id }, h("h4", {}, one.name, h("small", {}, ` ${one.systems.join(", ")} · ${one.protocol} · ${when(one.made)}`)),
     h("div", { class: "mm-c-end" }, h("progress", { max: Math.max(1, one.wanted), value: one.done, "aria-label": "progress" }), h("span", { class: "mm-c-count" }, `${one.done} of ${one.wanted}`),
       h("span", { class: "mm-c-note" }, one.running ? `${one.now} · ${left(one.seconds_left) || "time left follows"}` : complete ? "complete" : "stopped"),

@@ -94,7 +94,7 @@ function open(column, found) {
   const best = ranks.filter(([, row]) => row[column.key] === 1 && Object.values(row).filter((rank) => rank === 1).length === 1).map(([key]) => key);
   const writing = found.running && !column.done && column.reply.length;
   return [h("header", {}, h("b", { class: "mm-c-letter" }, column.key), " ", h("b", { class: "mm-c-name" }, column.name), h("small", {}, facts)),
-    best.length ? h("p", { class: "mm-c-best" }, `your vote: better in ${best.join(", ")}`) : null,
+    ranks.length ? h("p", { class: "mm-c-best" }, best.length ? `your vote: best in ${best.join(", ")}` : "your vote: best in no criterion alone") : null,
     column.problem ? h("p", { class: "mm-problem" }, column.problem) : null,
     h("p", { class: "mm-c-reply", dir: "auto" }, column.reply.length ? said(column.reply) : h("span", { class: "mm-c-none" }, column.done ? "no reply" : "the reply follows"), writing ? h("span", { class: "mm-cursor", "aria-hidden": "true" }, "▍") : null),
     h("div", { class: "mm-c-labels" }, labels(column)), h("div", { class: "mm-c-task mm-c-rewards" }, rewards(column, found.turn))];

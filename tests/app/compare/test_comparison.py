@@ -112,6 +112,9 @@ def test_the_live_turn_and_a_clip_are_compared(ask: Ask, session: Session, movin
     found = ended(ask, ask("start", body(source=live))["id"])
     assert found["turn"]["words"] == "Not even today."
     assert [turn["speaker"] for turn in found["turn"]["history"]] == ["client", "therapist"]
+    assert session.current is not None
+    session.current.withheld = "risk"
+    assert "withheld for safety" in ask("start", body(source=live), status=409)["error"]
     clip = ask("clip?name=moving.mp4", moving_clip.read_bytes())["clip"]
     found = ended(ask, ask("start", body(source={"kind": "clip", "clip": clip, "words": "Look."}))["id"])
     assert found["turn"]["heard"] == ["picture", "sound", "words"]
@@ -207,6 +210,9 @@ def test_a_blind_comparison_tells_no_name_before_its_vote_is_locked(api: Compare
     assert "its vote already" in ask(f"comparison/{identifier}/vote", {"ranks": all_first()}, 409)["error"]
     (vote,) = api.votes.all()
     assert [one["name"] for one in vote.systems] == [column["name"] for column in opened["columns"]]
+    ranked = ask("ranking")
+    assert (ranked["votes"], [row["key"] for row in ranked["criteria"]]) == (1, list(KEYS))
+    assert "never won or tied" in ranked["criteria"][0]["why"]
     (line,) = ask("votes/preferences.jsonl").splitlines()
     pair = json.loads(line)
     assert set(pair) == {
