@@ -26,11 +26,12 @@ from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from multimood_core.errors import DataError
 from multimood_core.registry import Checkpoint
 from train.config import load_config, run_command
 from train.loop import Batch
 from train.policy import PolicyConfig, Rewarder, mean_parts, reference, totals
-from train.rollouts import Branches, Group, Situations, Writer, log_probabilities
+from train.rollouts import Branches, Group, Situations, Writer, line_divergence, log_probabilities
 from train.rounds import Built, run_stage
 
 _REFERENCE_PASS: Final = "reference"  # stands where TRL expects a second model
@@ -70,6 +71,10 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
         )
         self._groups: list[Group] = []
         self._collected: dict[str, Any] = {}
+        self._lines: list[Tensor] = []  # the reference's states over each group's labels
+        self._drift: Tensor | None = None  # of the labels' lines, with its gradient
+        if config.lines_beta and not config.beta:
+            raise DataError(f"Expected a beta above 0 beside lines_beta {config.lines_beta}: without it no reference is read.")
         with warnings.catch_warnings():  # all that TRL calls experimental here is our function for completions
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             super().__init__(
@@ -98,8 +103,10 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
 
     def loss(self, batch: Batch, rng: random.Random) -> Mapping[str, Tensor]:
         """The loss on what was collected."""
-        loss = self._compute_loss(self.model, self._collected)
-        return {"loss": loss} | {name: loss.new_tensor(value) for name, value in self._measured().items()}
+        loss, found = self._compute_loss(self.model, self._collected), {}
+        if self.config.lines_beta and self._drift is not None:
+            loss, found = loss + self.config.lines_beta * self._drift, {"lines_kl": self._drift.detach()}
+        return {"loss": loss} | found | {name: loss.new_tensor(value) for name, value in self._measured().items()}
 
     def _measured(self) -> dict[str, float]:
         """TRL's measures since the last call, those that are a number, and the reward's parts."""
@@ -148,19 +155,29 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
         """Log-probability and entropy (rows, ``logits_to_keep``) of the completions' tokens, each group's prompt read once."""
         if model is _REFERENCE_PASS:
             with reference(self.writer.model):
-                return self._get_per_token_logps_and_entropies(self.model, input_ids, attention_mask, logits_to_keep)
-        embedding, head = self.writer.model.get_input_embeddings(), self.writer.model.lm_head
-        rows: list[tuple[Tensor, ...]] = []
-        for group in self._groups:
-            branches = Branches.of(group.prefix, group.completions, embedding)
-            found = log_probabilities(
-                head, branches.states(model), branches.targets, self.writer.barred, self.config.temperature
-            )
-            rows += zip(*map(branches.split, found), strict=True)
+                rows, self._lines = self._read(self.model)
+        else:
+            rows, lines = self._read(model)
+            if torch.is_grad_enabled() and self.config.lines_beta:
+                pairs = zip(self._lines, lines, strict=True)
+                self._drift = torch.stack([line_divergence(self.writer.model.lm_head, *pair) for pair in pairs]).mean()
         logps, entropies = (
             torch.stack([F.pad(row[part], (0, logits_to_keep - len(row[part]))) for row in rows]) for part in (0, 1)
         )
         return logps, entropies if compute_entropy else None, None
+
+    def _read(self, model: Any) -> tuple[list[tuple[Tensor, ...]], list[Tensor]]:
+        """Log-probability and entropy (n,) of each completion's tokens, and each group's states over its labels' lines."""
+        embedding, head = self.writer.model.get_input_embeddings(), self.writer.model.lm_head
+        rows: list[tuple[Tensor, ...]] = []
+        lines: list[Tensor] = []
+        for group in self._groups:
+            branches = Branches.of(group.prefix, group.completions, embedding, group.lead)
+            lead, states = branches.read(model)
+            found = log_probabilities(head, states, branches.targets, self.writer.barred, self.config.temperature)
+            rows += zip(*map(branches.split, found), strict=True)
+            lines.append(lead)
+        return rows, lines
 
 
 def _arguments(config: GrpoConfig) -> GRPOConfig:

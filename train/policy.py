@@ -50,6 +50,9 @@ class PolicyConfig(RewardConfig):
     max_tokens: int = field(default=48, metadata={"help": "of a completion; MESC's replies have 17 on average"})
     temperature: float = field(default=1.0, metadata={"help": "that completions are drawn with"})
     beta: float = field(default=1.12, metadata={"help": "weight of the KL divergence to the reference (paper: 1.12)"})
+    lines_beta: float = field(
+        default=0.0, metadata={"help": "weight of the divergence over the labels' lines, where the completion is the reply"}
+    )
     clip: float = field(default=0.2, metadata={"help": "the probability ratio's clipping range (paper: 0.2)"})
 
 

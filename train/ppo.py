@@ -25,7 +25,7 @@ from multimood_core.registry import Checkpoint
 from train.config import load_config, run_command
 from train.loop import Batch
 from train.policy import PolicyConfig, Rewarder, mean_parts, reference, totals
-from train.rollouts import Branches, Situations, Writer, log_probabilities
+from train.rollouts import Branches, Situations, Writer, line_divergence, log_probabilities
 from train.rounds import Built, run_stage
 
 
@@ -68,6 +68,8 @@ class Rollout:
     old: Tensor
     values: Tensor
     advantages: Tensor
+    lines: Tensor
+    """(lead, D_llm) the reference's states over the labels' lines."""
     kept: Tensor
     """False where the completion's reward is missing: nothing is learnt from it."""
 
@@ -127,10 +129,11 @@ class PpoTask:
         scores = iter(totals(rewards))
         self.rollouts, costs = [], []
         for group in groups:
-            branches = Branches.of(group.prefix, group.completions, self.actor.model.get_input_embeddings())
-            old, _, values = self._read(branches)
+            embedding = self.actor.model.get_input_embeddings()
+            branches = Branches.of(group.prefix, group.completions, embedding, group.lead)
+            old, _, values, _ = self._read(branches)
             with reference(self.actor.model):
-                wanted, _, _ = self._read(branches)
+                wanted, _, _, lines = self._read(branches)
             costs.append(old - wanted)
             gains, kept = [], []
             for cost, value in zip(branches.split(old - wanted), branches.split(values), strict=True):
@@ -139,7 +142,7 @@ class PpoTask:
                 earned[-1] += score or 0.0
                 gains.append(advantages_of(earned, value, self.config.discount, self.config.trace))
                 kept.append(torch.full_like(value, score is not None, dtype=torch.bool))
-            self.rollouts.append(Rollout(branches, old, values, torch.cat(gains), torch.cat(kept)))
+            self.rollouts.append(Rollout(branches, old, values, torch.cat(gains), lines, torch.cat(kept)))
         self._measure_advantages()
         known = [reward.total for reward in rewards if reward.total is not None]
         lengths = [len(completion) for group in groups for completion in group.completions]
@@ -155,18 +158,20 @@ class PpoTask:
         self._centre = total / max(1, count)
         self._spread = max(squares / max(1, count) - self._centre**2, 0.0) ** 0.5 + 1e-4
 
-    def _read(self, branches: Branches) -> tuple[Tensor, Tensor, Tensor]:
-        states = branches.states(self.actor.model)
+    def _read(self, branches: Branches) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-probability, entropy and value (n,) of the completions' tokens, and the states over the labels' lines."""
+        lead, states = branches.read(self.actor.model)
         found = log_probabilities(
             self.actor.model.lm_head, states, branches.targets, self.writer.barred, self.config.temperature
         )
-        return *found, self.actor.values(states)
+        return *found, self.actor.values(states), lead
 
     def loss(self, batch: Batch, rng: random.Random) -> Mapping[str, Tensor]:
         """The clipped objective (Schulman et al. 2017, eq. 7) and the value's loss: means over the round's tokens."""
-        clip, parts = self.config.clip, []
+        clip, parts, drifts = self.config.clip, [], []
         for one in self.rollouts:
-            now, entropy, values = self._read(one.branches)
+            now, entropy, values, lines = self._read(one.branches)
+            drifts.append(line_divergence(self.actor.model.lm_head, one.lines, lines))
             gain = (one.advantages - self._centre) / self._spread
             ratio = (now - one.old).exp()
             policy = -torch.min(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
@@ -175,7 +180,9 @@ class PpoTask:
             parts.append(torch.stack([policy, value, entropy, ((ratio - 1).abs() > clip).float()]) * one.kept)
         count = sum(int(one.kept.sum()) for one in self.rollouts)
         policy, value, entropy, clipped = torch.cat(parts, 1).sum(1) / max(1, count)
-        found = {"loss": policy + self.config.value_weight * value, "policy": policy, "value": value}
+        drift = torch.stack(drifts).mean()
+        loss = policy + self.config.value_weight * value + self.config.lines_beta * drift
+        found = {"loss": loss, "policy": policy, "value": value, "lines_kl": drift.detach()}
         return found | {"entropy": entropy, "clipped": clipped, "count": policy.new_tensor(count)}
 
 

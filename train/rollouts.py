@@ -95,6 +95,7 @@ class Group:
         completions: token ids of each, its end included.
         replies: the reply's text in each; empty where there is none.
         labels: the labels that the replies were written under; none where they are part of the completion.
+        lead: tokens at the prefix's end that are the lines of the labels.
     """
 
     prompt: Prompt
@@ -102,17 +103,19 @@ class Group:
     completions: tuple[tuple[int, ...], ...]
     replies: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
+    lead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A prompt that was read: its prefix, the cache of all but the prefix's last token, and that token."""
+    """A prompt that was read: its prefix, the cache of all but the prefix's last token, that token, labels and lead."""
 
     prompt: Prompt
     prefix: Tensor
     cache: DynamicCache
     last: int
     labels: dict[str, str]
+    lead: int
 
 
 class Writer:
@@ -164,7 +167,7 @@ class Writer:
         finally:
             self.model.train(training)
         return [
-            Group(one.prompt, one.prefix, tuple(rows), tuple(map(self.reply_of, rows)), one.labels)
+            Group(one.prompt, one.prefix, tuple(rows), tuple(map(self.reply_of, rows)), one.labels, one.lead)
             for one, rows in zip(opened, drawn, strict=True)
         ]
 
@@ -190,7 +193,7 @@ class Writer:
         if unread:
             base(input_ids=torch.tensor([unread], device=device), past_key_values=cache, use_cache=True)
         words = self.model.get_input_embeddings()(torch.tensor(lines, device=device))
-        return _Opened(prompt, torch.cat([embeds[0], words]), cache, lines[-1], labels)
+        return _Opened(prompt, torch.cat([embeds[0], words]), cache, lines[-1], labels, len(lines) if labels else 0)
 
     def _draw(self, opened: Sequence[_Opened], count: int, generators: Sequence[torch.Generator]) -> list[list[tuple[int, ...]]]:
         device = self.model.get_input_embeddings().weight.device
@@ -266,6 +269,7 @@ class Branches:
         position_ids: (1, P - 1 + n), as if each completion stood alone behind the prefix.
         targets: (n,) completion tokens.
         lengths: of the completions.
+        lead: tokens at the prefix's end whose states are wanted too.
     """
 
     inputs_embeds: Tensor
@@ -273,9 +277,10 @@ class Branches:
     position_ids: Tensor
     targets: Tensor
     lengths: tuple[int, ...]
+    lead: int = 0
 
     @classmethod
-    def of(cls, prefix: Tensor, completions: Sequence[Sequence[int]], embedding: nn.Module) -> Branches:
+    def of(cls, prefix: Tensor, completions: Sequence[Sequence[int]], embedding: nn.Module, lead: int = 0) -> Branches:
         """Lay out ``completions`` behind ``prefix`` (P, D_llm); ``embedding`` is the model's word embedding."""
         device, trunk = prefix.device, len(prefix) - 1
         targets = torch.tensor([token for completion in completions for token in completion], device=device)
@@ -290,10 +295,14 @@ class Branches:
         seen = ((owner == -1) | (owner[:, None] == owner)) & (position <= position[:, None])
         mask = torch.zeros(seen.shape, dtype=prefix.dtype, device=device)
         mask = mask.masked_fill(~seen, torch.finfo(prefix.dtype).min)
-        return cls(torch.cat(pieces)[None], mask[None, None], position[None], targets, lengths)
+        return cls(torch.cat(pieces)[None], mask[None, None], position[None], targets, lengths, lead)
 
     def states(self, model: nn.Module) -> Tensor:
         """The states (n, D_llm) that predict the completions' tokens; ``model`` may be wrapped for several processes."""
+        return self.read(model)[1]
+
+    def read(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """The states (lead, D_llm) that predict the prefix's last tokens, and those of ``states``."""
         outputs: Any = model(
             inputs_embeds=self.inputs_embeds,
             attention_mask=self.attention_mask,
@@ -302,7 +311,8 @@ class Branches:
             output_hidden_states=True,
             logits_to_keep=1,
         )
-        return outputs.hidden_states[-1][0, -len(self.targets) :]
+        states, trunk = outputs.hidden_states[-1][0], self.inputs_embeds.shape[1] - len(self.targets)
+        return states[trunk - self.lead : trunk], states[trunk:]
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """One value a token (n, ...) -> one tensor a completion."""
@@ -329,3 +339,19 @@ def log_probabilities(
     with torch.no_grad():
         entropy = -(every.exp() * every.masked_fill(bar, 0)).sum(-1)
     return every.gather(-1, targets[:, None])[:, 0], entropy
+
+
+def line_divergence(head: nn.Linear, reference: Tensor, states: Tensor) -> Tensor:
+    """Divergence of the policy from the reference over the labels' lines, KL(reference || policy), in nats for all of them.
+
+    Where the completion is the reply, the lines of the labels stand before it and the divergence of the completion does not
+    hold them; the labels would drift with what the reply is rewarded for.
+
+    Args:
+        head: the vocabulary head, the same for both.
+        reference: (lead, D_llm) states of the reference (``Branches.read``).
+        states: (lead, D_llm) states of the policy.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        wanted, now = (head(one.to(head.weight.dtype)).float().log_softmax(-1) for one in (reference, states))
+    return (wanted.exp() * (wanted - now)).sum()

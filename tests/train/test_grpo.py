@@ -183,6 +183,35 @@ def test_a_larger_beta_stays_nearer_to_the_reference(tmp_path: Path) -> None:
     assert distance(near) < distance(far)
 
 
+def test_the_labels_lines_are_held_to_the_reference(tmp_path: Path) -> None:
+    """The divergence by hand from the whole prefix read alone; its gradient is added with its weight and no other."""
+    trainer = make(tmp_path, beta=0.1, lines_beta=0.7)
+    trainer.collect(BATCH, 0)
+    assert float(trainer.loss(BATCH, random.Random(0))["lines_kl"]) == pytest.approx(0, abs=1e-6)  # nothing was learnt yet
+    model = trainer.writer.model
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".default." in name:
+                parameter.mul_(1.3)
+    found = trainer.loss(BATCH, random.Random(0))
+    held = []
+    for group in trainer._groups:
+        assert group.lead > len(group.labels)
+        with torch.no_grad():
+            now = model(inputs_embeds=group.prefix[None]).logits[0, -group.lead - 1 : -1].log_softmax(-1)
+            with reference(model):
+                wanted = model(inputs_embeds=group.prefix[None]).logits[0, -group.lead - 1 : -1].log_softmax(-1)
+        held.append((wanted.exp() * (wanted - now)).sum())
+    assert float(found["lines_kl"]) > 1e-3
+    torch.testing.assert_close(found["lines_kl"], torch.stack(held).mean(), atol=1e-4, rtol=1e-3)
+    trainer.config = dataclasses.replace(trainer.config, lines_beta=0.0)
+    free = trainer.loss(BATCH, random.Random(0))
+    assert "lines_kl" not in free
+    torch.testing.assert_close(found["loss"] - free["loss"], 0.7 * found["lines_kl"], atol=1e-5, rtol=1e-3)
+    with pytest.raises(DataError, match="beta above 0"):
+        make(tmp_path / "none", beta=0.0, lines_beta=0.7)
+
+
 def test_a_stopped_run_resumes_into_the_curve_of_one_that_was_not(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 0.4, "prompts": 2, "updates": 2, "lr": 1e-2}
     whole = make(tmp_path / "whole", **settings)

@@ -91,6 +91,21 @@ def test_the_loss_is_the_clipped_objective_and_the_values(tmp_path: Path) -> Non
     assert found["clipped"].item() == pytest.approx(float(((ratio - 1).abs() > 0.1).float().mean()))
 
 
+def test_the_labels_lines_are_held_to_the_reference(tmp_path: Path) -> None:
+    free, _ = make(tmp_path / "free", lines_beta=0.0)
+    held, _ = make(tmp_path / "held", lines_beta=0.7)
+    losses = []
+    for task in (free, held):
+        task.collect(BATCH, 0)
+        with torch.no_grad():
+            for name, parameter in task.actor.named_parameters():
+                if ".default." in name:
+                    parameter.mul_(1.3)
+        losses.append(task.loss(BATCH, random.Random(0)))
+    assert float(losses[1]["lines_kl"]) > 1e-3
+    torch.testing.assert_close(losses[1]["loss"] - losses[0]["loss"], 0.7 * losses[1]["lines_kl"], atol=1e-5, rtol=1e-3)
+
+
 def test_what_has_no_reward_teaches_nothing(tmp_path: Path) -> None:
     def partly(situations: Sequence[Any], replies: Sequence[str]) -> list[Reward]:
         return [Reward(value, {}) for value in (0.5, None, None, None)]
@@ -114,7 +129,7 @@ def test_what_has_no_reward_teaches_nothing(tmp_path: Path) -> None:
 def test_the_values_learning_leaves_the_policy_alone(tmp_path: Path) -> None:
     task, _ = make(tmp_path)
     task.collect(BATCH, 0)
-    _, _, values = task._read(task.rollouts[0].branches)
+    _, _, values, _ = task._read(task.rollouts[0].branches)
     values.sum().backward()
     assert all(p.grad is None for p in task.actor.model.parameters())
     assert any(p.grad is not None and p.grad.any() for p in task.actor.value.parameters())
