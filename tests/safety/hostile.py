@@ -107,6 +107,7 @@ def _media() -> Iterator[Case]:
     yield Case("media", "0 samples a second", wav(1, 1, 9)[:24] + bytes(8) + wav(1, 1, 9)[32:], refused=True)
     yield Case("media", "4 billion samples a second", wav(1, 1, 9)[:24] + b"\xff" * 8 + wav(1, 1, 9)[32:], refused=True)
     yield Case("media", "a progressive JPEG of 40 passes", passes(40), refused=False)
+    yield Case("media", "a progressive JPEG of 2,000 passes", passes(2000), refused=True)
     for suffix in ("mp4", "webm", "flac"):
         yield Case("media", f"{suffix} behind a megabyte of zeros", bytes(2**20) + clips()[suffix])
     yield Case("media", "a playlist of files", b"#EXTM3U\n#EXTINF:5,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", refused=True)

@@ -57,6 +57,7 @@ def test_an_audit_without_data_is_not_a_clean_one() -> None:
     """Behind a proxy that does not answer nothing can be known: that is what it has to say."""
     command = [sys.executable, "-m", "tests.safety.packages"]
     nowhere = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"), "http://127.0.0.1:9")
+    nowhere |= {"no_proxy": "", "NO_PROXY": ""}
     done = subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, **nowhere}, capture_output=True, text=True, check=False, timeout=240
     )
