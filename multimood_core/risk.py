@@ -28,6 +28,7 @@ from multimood_core.text_encoder import MiniLM
 ASSETS: Final = Path(__file__).resolve().parent.parent / "assets" / "risk"
 WINDOW: Final = 8  # turns of the client that are judged together, this one among them
 PIECE: Final = 40  # words that the head reads at once: a spoken turn has about 15, a post hundreds
+LEAST: Final = 8  # words of a piece that the head judges: of posts it knows few shorter ones, and "I cannot sleep" alarmed it
 _ENOUGH: Final = 3  # turns from which on a window says more than its turns
 
 Why = Literal["words", "model", "conversation"]
@@ -106,9 +107,9 @@ def window_score(scores: Sequence[float]) -> float:
 
 
 def head_scores(head: RiskHead, pooled: Tensor, pieces: Sequence[str], lexicon: Lexicon) -> Tensor:
-    """The head's probability of each piece (n,); 0 where its grave words are an idiom or denied, which it never learnt."""
-    explained = torch.tensor([lexicon.explained(piece) for piece in pieces])
-    return head(pooled).sigmoid().masked_fill(explained, 0.0)
+    """The head's probability of each piece (n,); 0 where it has learnt nothing: few words, and idioms or denials."""
+    strange = torch.tensor([len(piece.split()) < LEAST or lexicon.explained(piece) for piece in pieces])
+    return head(pooled).sigmoid().masked_fill(strange, 0.0)
 
 
 class RiskScreen:

@@ -115,7 +115,7 @@ def test_harmless_turns_that_add_up_raise_the_alert(session: Session) -> None:
 
 
 def test_words_that_are_corrected_are_screened_again(session: Session) -> None:
-    session.type_turn("I want to dye.")
+    session.type_turn("I want some pie.")
     settled(session)
     assert not session.guard.standing
     session.correct_words(GRAVE)
@@ -249,8 +249,8 @@ def test_a_country_that_is_not_listed_is_refused_with_those_that_are() -> None:
 
 def test_an_edited_list_of_help_is_what_is_shown(tmp_path: Path) -> None:
     text = (ASSETS / "resources.yaml").read_text(encoding="utf-8")
-    (tmp_path / "resources.yaml").write_text(text.replace("0800 111 0 111 or 0800 111 0 222", "our own ward, extension 7"))
-    assert any(line.contact == "our own ward, extension 7" for line in read_country("de", tmp_path).lines)
+    (tmp_path / "resources.yaml").write_text(text.replace("0800 111 0 111 or 0800 111 0 222", "our own ward 7"))
+    assert any(line.contact == "our own ward 7" for line in read_country("de", tmp_path).lines)
     (tmp_path / "resources.yaml").write_text("countries: 7")
     with pytest.raises(ModelError, match="not as its first lines say"):
         read_country("DE", tmp_path)
