@@ -16,6 +16,7 @@ from app.studies.errors import AbsentError
 from multimood_core import figures
 from multimood_core.errors import DataError
 from multimood_core.lineage import weights_hash
+from multimood_core.registry import checkpoint_sha256
 from multimood_core.run_curves import CURVES, METRICS, RunCurves, line_of, read_curves, smoothed
 
 RECENT: Final = 600.0  # seconds; a step of reinforcement learning on two cores takes two minutes
@@ -55,6 +56,11 @@ class Saved:
     folder: Path
     told: Mapping[str, Any]
     problem: str = ""
+
+    @property
+    def reported(self) -> str:
+        """The hash by which reports and the card name it; empty for what is no checkpoint of the registry's form."""
+        return checkpoint_sha256(self.folder) if (self.folder / "modules.safetensors").is_file() else ""
 
     @property
     def card(self) -> str:
@@ -286,4 +292,4 @@ def _panel(name: str, found: Sequence[tuple[str, RunCurves]], window: int) -> Pa
         for line in lines
     ]
     label = LABELS.get(name, f"reward: {name.removeprefix(PART)}" if name.startswith(PART) else name)
-    return Panel(label, figures.curve(lines, label), rows)
+    return Panel(label, figures.curve(lines, ""), rows)  # the caption names it

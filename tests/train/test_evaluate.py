@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from multimood_core import reports
 from multimood_core.dialogues import Dialogue, DialogueTurn, write_dialogues
 from multimood_core.engine import Engine
 from multimood_core.errors import DataError
@@ -123,8 +124,11 @@ def test_rewards_are_shown_with_their_parts(tmp_path: Path, monkeypatch: pytest.
         evaluate.main(["--data", "mesc", "--rewards"])
 
 
-def test_documents_stand_beside_the_report_and_ask_no_host(tmp_path: Path) -> None:
+def test_documents_stand_beside_the_report_and_ask_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = run("--responses", "--max-tokens", "5", out=tmp_path / "r.json")
+    assert "58.60" not in (tmp_path / "r.md").read_text(), "four items are not the paper's"
+    monkeypatch.setattr(reports, "PAPER_ITEMS", 4)
+    report_main([str(tmp_path / "r.json")])
     for ending in (".md", ".html"):
         text = (tmp_path / f"r{ending}").read_text()
         assert report["command"] in text

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from app.evaluate.api import HEADER, PREFIX, EvaluateApi
 from app.evaluate.places import REPORTS, RUNS, places
+from multimood_core.registry import checkpoint_sha256
 from multimood_core.run_curves import keep_curves
 from tests.app.evaluate.folders import HOSTILE, SECRET, make
 
@@ -139,7 +140,7 @@ def test_a_checkpoint_tells_its_chain_by_hashes_and_its_card_is_harmless(client:
         ("reward model", "not on this computer"),
     ]
     page = shown(client, f"checkpoint/{mine.id}")
-    told = ("c0ffee", "da" * 32, "python -m train.grpo", "<strong>bold</strong>", "<td>1</td>")
+    told = (checkpoint_sha256(mine.folder), "c0ffee", "da" * 32, "python -m train.grpo", "<strong>bold</strong>", "<td>1</td>")
     for word in (chain.sha256, chain.parents[0].sha256, *told):
         assert word in page
     card = page[page.index("Model card") :]
