@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.places import is_loopback
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, which reads it then
 
@@ -17,8 +20,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     from multimood_core.registry import DEFAULT
 
     parser = argparse.ArgumentParser(prog="app.py", description="MultiMood: live emotional support, beside a professional.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve on; this computer's own only (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1",
+        help="address to serve on (%(default)s); another than this computer's own needs --tls-cert, --tls-key and accounts",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    parser.add_argument("--tls-cert", type=Path, help="the certificate (PEM) with which the connection is encrypted")
+    parser.add_argument("--tls-key", type=Path, help="its key (PEM)")
+    parser.add_argument("--name", action="append", default=[], help="a name under which others reach the app; may be repeated")
+    parser.add_argument("--accounts", action="store_true", help="everybody signs in, on this computer too")
+    parser.add_argument("--share", action="store_true", help="refused: nothing is handed to a host elsewhere")
     parser.add_argument("--checkpoint", default=DEFAULT, help="name in assets/checkpoints, or a folder (%(default)s)")
     parser.add_argument(
         "--capture", choices=("browser", "local"), default="browser",
@@ -32,25 +43,28 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this computer can reach what is served on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def refused(options: argparse.Namespace) -> str:
+    """Why these options cannot be served with; empty where they can."""
+    if options.share:
+        return "MultiMood is not shared through a host elsewhere: expected no --share; use --host with TLS and accounts."
+    if (options.tls_cert is None) != (options.tls_key is None):
+        return "Expected --tls-cert and --tls-key together, got one of them."
+    for path in filter(None, (options.tls_cert, options.tls_key)):
+        if not path.is_file():
+            return f"Expected the file of --tls-cert or --tls-key at {path}, got none there."
+    if not is_loopback(options.host) and options.tls_cert is None:
+        return (
+            "Others are served over an encrypted connection and with accounts only: expected --tls-cert and --tls-key with a "
+            f"host that is not this computer's own, got {options.host}; or reach 127.0.0.1 through an SSH tunnel."
+        )
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until interrupted; returns the exit status."""
     options = arguments(argv)
-    if not is_loopback(options.host):
-        print(
-            "MultiMood's Live tab has no accounts and shows clients' words to whoever opens it, so it serves on this computer "
-            f"only: expected --host 127.0.0.1, got {options.host}; reach it from elsewhere through an SSH tunnel.",
-            file=sys.stderr,
-        )
+    if refusal := refused(options):
+        print(refusal, file=sys.stderr)
         return 2
     from app.build import serving
     from app.safety import Safety
@@ -66,9 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     try:
-        with serving(engine, options.host, options.port, options.capture, safety) as served:
+        accounts = options.accounts or not is_loopback(options.host)
+        tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
+        guarded: dict[str, Any] = {"tls": tls, "names": options.name, "accounts": accounts}
+        with serving(engine, options.host, options.port, options.capture, safety, **guarded) as served:
             print(f"MultiMood is at {served.url} (Ctrl+C ends it).", flush=True)
             threading.Event().wait()
+    except MultiMoodError as error:
+        print(error, file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"{error}; choose another with --port.", file=sys.stderr)
         return 1

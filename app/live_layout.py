@@ -15,7 +15,7 @@ training. It is no medical device and no help in a crisis.</p>
 <p>While a turn is open, <b>an AI is reading the camera and the microphone</b>: expressions, voice and words. Make sure that
 everybody in the picture knows this and agrees.</p>
 <p>What it shows are predictions and may be wrong. No suggested reply counts as said until you accept or edit it. Pictures
-and sound stay on the computer that runs the app and are not kept.</p>
+and sound stay on the computer that runs the app and are not kept, unless a consent is recorded in the Privacy tab.</p>
 <p>A client's words are screened for signs of risk. The screen misses some; it never replaces your own attention.</p>
 <p>Some places forbid AI that infers emotions in therapy, at work or in education, or demand that it is disclosed:
 <a href="multimood/about/safety#where-it-may-be-used" target="_blank" rel="noopener">where it may be used</a>.</p>

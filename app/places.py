@@ -1,7 +1,8 @@
-"""Where the app keeps what it keeps: one folder of this user alone, outside everything that is served."""
+"""Where the app keeps what it keeps, and whether an address is this computer's own; light, as the command reads it first."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Final
@@ -16,3 +17,13 @@ def records() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer can reach what is served on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

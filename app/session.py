@@ -75,6 +75,7 @@ class Session:
         self.touched = time.monotonic()
         self._engine, self._worker = engine, worker
         self._memory = engine.memory()
+        self.on_captured: Callable[[int, TurnBuffer], None] | None = None  # hears of each captured turn that was queued
         self._run: Run | None = None
         self._turn: Turn | None = None
         self.changed = threading.Condition(threading.RLock())
@@ -168,6 +169,8 @@ class Session:
             except Exception:
                 self.phase = Phase.LISTENING
                 raise
+            if self.on_captured is not None:
+                self.on_captured(len(self.exchanges), buffer)
             self.buffer = None
 
     def type_turn(self, text: str) -> None:

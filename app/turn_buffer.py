@@ -139,6 +139,12 @@ class TurnBuffer:
         with self._lock:
             return time.monotonic() - self._last
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures that are kept in memory, as they came."""
+        with self._lock:
+            return list(self._pictures)
+
     def latest_picture(self) -> Picture | None:
         """The last kept picture, or None."""
         with self._lock:

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from app.compare.engines import Engines
 from app.ports import EngineLike
+from app.remote import LoggedEndpoint
 from multimood_core.base_model import NAME as BASE_NAME
 from multimood_core.base_model import BaseTextModel
 from multimood_core.decoding import LABELS, Sampling
-from multimood_core.endpoint import Endpoint, EndpointSettings
+from multimood_core.endpoint import EndpointSettings
 from multimood_core.engine import Engine, Event, Labelled, ReplyPart
 from multimood_core.errors import DataError, ModelError
 from multimood_core.evaluation import Answer, Question
@@ -89,7 +90,8 @@ class Remote:
     def text_model(self, sampling: Sampling) -> EndpointTextModel:
         """The endpoint with a comparison's temperature and length; it knows neither our seed nor our top-p."""
         most = sampling.max_tokens + LINE_TOKENS
-        return EndpointTextModel(Endpoint(replace(self.settings, temperature=sampling.temperature, max_tokens=most)))
+        settings = replace(self.settings, temperature=sampling.temperature, max_tokens=most)
+        return EndpointTextModel(LoggedEndpoint(settings, "compare"))
 
 
 class Catalogue:

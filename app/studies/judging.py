@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Select, exists, func, insert, select
 
+from app.remote import LoggedEndpoint
 from app.studies.background import Background
 from app.studies.errors import InputError, StudyError
 from app.studies.lookup import criteria_in, led_study
@@ -25,7 +26,7 @@ from app.studies.people import Person
 from app.studies.records import Criterion
 from app.studies.schema import item, judge_verdict, pair, response
 from app.studies.store import Store
-from multimood_core.endpoint import Endpoint, EndpointSettings
+from multimood_core.endpoint import EndpointSettings
 from multimood_core.judges import DIMENSION_NAMES, Judge, TrustReward
 from multimood_core.preference import Verdict
 from multimood_core.records import Context, HistoryTurn
@@ -206,7 +207,7 @@ def _endpoint_judge() -> Judge:
     settings = endpoint_settings()
     if settings is None:
         raise StudyError("No endpoint is set any more.")
-    return EndpointJudge(Endpoint(settings))
+    return EndpointJudge(LoggedEndpoint(settings, "study"))
 
 
 def _judged(criteria: Sequence[Criterion]) -> list[Criterion]:

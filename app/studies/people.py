@@ -123,13 +123,19 @@ class People:
         if locked or flooded:
             raise TooManyError(f"Too many failed attempts; wait {WINDOW / 60:.0f} minutes, or ask the admin.")
 
-    def who(self, token: str) -> Person | None:
-        """Whose session ``token`` is; None where there is none, it has run out, or the account is disabled."""
+    def who(self, token: str, longest: float = SESSION_SECONDS) -> Person | None:
+        """Whose session ``token`` is; None where there is none, it has run out, or the account is disabled.
+
+        Args:
+            token: of the session.
+            longest: seconds after signing in for which it counts here.
+        """
         query = (
             select(account.c.id, account.c.name, account.c.role)
             .join(web_session, web_session.c.account_id == account.c.id)
             .where(
-                web_session.c.token_sha256 == _digest(token), web_session.c.expires > self._clock(), account.c.disabled.is_(None)
+                web_session.c.token_sha256 == _digest(token), web_session.c.expires > self._clock(), account.c.disabled.is_(None),
+                web_session.c.created > self._clock() - longest,
             )
         )
         with self._store.read() as connection:

@@ -46,7 +46,7 @@ def test_an_absent_checkpoint_is_one_sentence(command: ModuleType, capsys: pytes
 def test_every_answer_keeps_the_page_to_itself(engine: Engine, sessions: Sessions) -> None:
     glancer = Glancer(engine, sessions)
     try:
-        with TestClient(web_app(sessions, glancer, "127.0.0.1", 7860, "browser")) as client:
+        with TestClient(web_app(sessions, glancer, "127.0.0.1", 7860, "browser"), base_url="http://127.0.0.1") as client:
             page = client.get("/")
             config = client.get("/config").json()
     finally:
