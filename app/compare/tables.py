@@ -68,7 +68,8 @@ def score(
                 "parts": [dict(reward.parts) for reward in scored],
             }
         )
-    others, note = [], "" if learnt else "No training split lies beside these data, so there are no baselines."
+    others: list[dict[str, Any]] = []
+    note = "" if learnt else "No training split lies beside these data, so there are no baselines."
     try:
         labels = label_baselines(learnt, items, protocol == "gold-history") if learnt else {}
         said = reply_baselines(learnt, items) if learnt else {}
