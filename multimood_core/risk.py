@@ -82,10 +82,13 @@ class Thresholds:
 
 
 def pieces_of(text: str) -> list[str]:
-    """A text in pieces of at most ``PIECE`` words, at ends of sentences where there are any; never empty for a text."""
+    """A text in pieces of at most ``PIECE`` words, at ends of sentences where there are any; never empty for a text.
+
+    A sentence that is said twice counts once: repeating makes nothing graver, and the head is no judge of it.
+    """
     pieces: list[str] = []
     open_: list[str] = []
-    for sentence in sentences_of(text) or [text]:
+    for sentence in dict.fromkeys(sentences_of(text) or [text]):
         words = sentence.split()
         while len(words) > PIECE:
             if open_:

@@ -45,7 +45,7 @@ The same on the validation part, where thresholds, settings and patterns were ch
 
 ## Lines as they are spoken
 Reddit posts are long and written; a client's turn is short and spoken. Hand-written lines (`lines.yaml`, by this project's
-authors, who knew the lexicon), *tuned* used to mend it, *held* not:
+authors, who knew the lexicon), *tuned* used to mend it, *held* measured; its alarms led to the last changes all the same:
 
 {lines}
 

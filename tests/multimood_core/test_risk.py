@@ -166,3 +166,8 @@ def test_a_turn_is_screened_in_well_under_fifty_milliseconds(screen: RiskScreen)
     from train.risk_report import timing
 
     assert timing(screen, LINES["without risk"]["tuned"])["processor_median"] < 25
+
+
+def test_a_sentence_that_is_said_again_counts_once(screen: RiskScreen) -> None:
+    assert pieces_of("The dog sits by the door. The dog sits by the door. And then?") == ["The dog sits by the door. And then?"]
+    assert not alarmed(screen, "Kids are talking by the door. Kids are talking by the door.")

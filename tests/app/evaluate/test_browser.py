@@ -44,7 +44,8 @@ def test_reports_and_runs_by_keyboard(chromium: str, served: Served, tmp_path: P
         follow_runs(page, tmp_path / "runs" / "grpo" / "metrics.jsonl")
         page.set_viewport_size({"width": 390, "height": 844})
         assert fits(page), "Runs is wider than a telephone"
-        page.get_by_role("tab", name="Evaluate").click()
+        page.get_by_role("button", name="More tabs").click()
+        page.get_by_role("button", name="Evaluate", exact=True).click()
         page.wait_for_selector("#mm-evaluate .mm-e-list", state="visible")
         assert fits(page), "Evaluate is wider than a telephone"
         assert page.evaluate("() => window.hurt") is None, "words of a file became markup"
