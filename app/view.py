@@ -212,7 +212,7 @@ def _emotions(exchange: Exchange) -> str:
     if "client_emotion" in exchange.corrections:
         note = "set by you"
     elif prediction and max(prediction.probabilities.values()) < ENOUGH:
-        note = "uncertain: not enough signal"
+        note = "uncertain: weak signal"
     elif prediction:
         note = "client"
     return _group("predicted expression", note, bars, "mm-client")

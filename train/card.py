@@ -95,7 +95,7 @@ def _without_items(report: Any) -> Any:
 def _training(lineage: dict[str, Any]) -> str:
     """Commands, steps and what has to be known of the run, from ``lineage.json``."""
     lines = [f"- `{command}`" for command in lineage.get("commands", ())]
-    lines += [f"- {lineage['steps']} steps of fine-tuning"] if "steps" in lineage else []
+    lines += [f"- {lineage['steps']} steps of its last stage"] if "steps" in lineage else []
     return "\n".join([*lines, *(f"- {note}" for note in lineage.get("notes", ()))]) or "Not recorded."
 
 

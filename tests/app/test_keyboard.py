@@ -227,13 +227,13 @@ def test_keys_of_this_tab_rest_while_another_is_shown(visitor: Visitor, served: 
     page.focus("#mm-tab-live-button")
     hands.press("ArrowRight")
     page.wait_for_selector("#mm-room", state="hidden")
-    assert hands.focused()["name"] == "Annotate"
+    assert hands.focused()["name"] == "Compare"
     page.evaluate("() => document.activeElement.blur()")
     hands.press("Space", "t", "?")
     page.wait_for_timeout(SETTLED)
     assert not page.is_visible("#mm-help")
     assert session.phase == "ready"
-    page.focus("#mm-tab-annotate-button")
+    page.focus("#mm-tab-privacy-button")
     hands.press("ArrowRight")  # from the last to the first
     page.wait_for_selector("#mm-room")
     hands.press("?")

@@ -119,7 +119,7 @@ def test_little_evidence_is_called_not_enough_signal(told: Session) -> None:
     assert current is not None
     flat = dict.fromkeys(EMOTIONS, 1 / 7)
     current.labels["client_emotion"] = type(current.labels["client_emotion"])("anger", flat)
-    assert "uncertain: not enough signal" in view.panel(told)
+    assert "uncertain: weak signal" in view.panel(told)
 
 
 def test_what_is_read_aloud_does_not_change_with_the_clock(told: Session) -> None:

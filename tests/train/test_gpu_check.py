@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from multimood_core.conv_compressor import selective_scan
 from multimood_core.errors import DataError
@@ -45,6 +46,8 @@ def smoke(out: Path, **changes: Any) -> GpuCheckConfig:
 @pytest.mark.usefixtures("here")
 def test_every_case_takes_its_steps(tmp_path: Path) -> None:
     for case in ("sft-lora", "sft-qlora", "grpo", "ppo"):
+        for state in (AcceleratorState, GradientState, PartialState):  # each case has a process of its own
+            state._reset_state()
         main(["--config", str(SMOKE), f"--out={tmp_path}", f"--case={case}"])
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     assert set(found) == {"sft-lora", "sft-qlora", "grpo", "ppo"}

@@ -272,7 +272,7 @@ def test_a_study_from_set_up_to_export(opened: Browser, served: Served, tmp_path
     }
     before = lead.inner_text("#mm-results")
     lead.get_by_role("button", name="All studies").click()
-    lead.set_input_files("#mm-studies input[type=file]", files["bundle.zip"])
+    lead.set_input_files("#mm-studies input[aria-label='study bundle']", files["bundle.zip"])
     lead.wait_for_function("() => document.querySelector('#mm-state')?.textContent.includes('imported')")
     lead.wait_for_selector("#mm-results table")
     unfold(lead)
