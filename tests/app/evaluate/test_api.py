@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -182,7 +183,7 @@ def test_the_folders_are_the_project_s_own_unless_others_are_named(tmp_path: Pat
     other = places({REPORTS: f"{tmp_path}{os.pathsep}{tmp_path / 'b'}", RUNS: str(tmp_path / "c")})
     assert [place.folder for place in other.reports] == [tmp_path, tmp_path / "b"]
     assert other.runs == (tmp_path / "c",)
-    nothing = EvaluateApi(other)
+    nothing = EvaluateApi(dataclasses.replace(other, checkpoints=tmp_path / "d"))  # a checkpoint's own curve is a run too
     empty = TestClient(Starlette(routes=nothing.routes), base_url="http://localhost", headers={HEADER: "1"})
     assert "No report yet" in shown(empty, "reports")
     assert "No run yet" in shown(empty, "runs")
