@@ -22,11 +22,11 @@ from multimood_core.documents import Block, Command, Heading, Picture, Table, Te
 from multimood_core.endpoint import Endpoint, EndpointSettings, key_of_environment
 from multimood_core.errors import DataError
 from multimood_core.pair_judge import judge_pairs, mean_over_judges, summary
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import ReplySituation
 from train.config import run_command
 from train.data import read_mesc
 from train.report import load_report, write_blocks
-from train.rollouts import situation_of
 
 
 def replies_of(report: Mapping[str, Any], path: Path) -> dict[str, str]:

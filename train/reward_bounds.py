@@ -21,13 +21,13 @@ import numpy as np
 from multimood_core.dialogues import Item, items_of
 from multimood_core.follow_up import FollowUpReward
 from multimood_core.guards import TemplateGuard, copied_share, repeated_share
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import EMBEDDED, Bounds
 from multimood_core.sentences import words_of
 from multimood_core.similarity import MiniLMSimilarity, random_pair_mean
 from multimood_core.text_encoder import MiniLM
 from train.config import run_command
 from train.data import read_mesc
-from train.rollouts import situation_of
 
 _USUAL: Final = 99  # percentile of real replies up to which a guard takes nothing
 _STEP: Final = 16  # replies a step, as in training

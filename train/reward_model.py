@@ -37,6 +37,7 @@ from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
 from multimood_core.prompts import HISTORY_TOKEN, RESPONSE_LINE, Piece
 from multimood_core.registry import DEFAULT, Checkpoint, save
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import ReplySituation
 from train.base import own_device
 from train.config import dump_config, load_config, run_command
@@ -45,7 +46,7 @@ from train.loop import Batch, Loop, LoopConfig
 from train.mixture import CORPUS, SftConfig, build_task
 from train.policy import load_parent, parents_of, read_mixture
 from train.preferences import read_preferences
-from train.rollouts import Branches, Situations, Writer, situation_of
+from train.rollouts import Branches, Situations, Writer
 from train.turns import data_hash
 
 HEAD: Final = "reward_head.safetensors"

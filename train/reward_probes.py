@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from multimood_core.bootstrap import interval, mean_of, paired_difference, resamples
 from multimood_core.dialogues import Item, items_of
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import WINDOW, Remembers, ReplySituation, Reward, RewardFunction, embedded_rewards
 from multimood_core.sentences import words_of
 from train.config import run_command
 from train.data import read_mesc
 from train.files import write_file
-from train.rollouts import situation_of
 
 Columns = dict[str, list[float | None]]
 _CHUNK: Final = 16  # replies a call, as GRPO's steps have

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from multimood_core.decoding import LABELS, AnswerDecoder, PromptStart
-from multimood_core.dialogues import Item
 from multimood_core.errors import DataError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
 from multimood_core.prompts import CLIENT_LINE, RESPONSE_LINE, Piece, parse_output
 from multimood_core.registry import Calibration
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import ReplySituation
 from train.mixture import SftTask
 
@@ -71,18 +71,6 @@ class Situations:
         item, sample = self.task.items[index], self.task.encode(index, rng)
         begin = sample.lines.index(0) - self._opening  # line 0 is the client's emotion
         return Prompt(item.id, situation_of(item), sample.ids[:begin], self.task.media([sample]))
-
-
-def situation_of(item: Item) -> ReplySituation:
-    """What a reply to ``item`` answers, with what the therapist said and what the client said next."""
-    after = item.dialogue.turns[item.index + 2 :]
-    return ReplySituation(
-        client=item.client.text,
-        history=item.history(),
-        context=item.dialogue.context,
-        reference=item.therapist.text,
-        next_client=after[0].text if after and after[0].speaker == "client" else None,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,12 @@ from multimood_core.bootstrap import interval, mean_of, paired_difference, resam
 from multimood_core.decoding import LABELS
 from multimood_core.dialogues import items_of
 from multimood_core.errors import DataError
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import ReplySituation, Reward
 from train.config import run_command
 from train.data import read_mesc
 from train.files import write_file
 from train.policy import Rewarder, rewarder_of
-from train.rollouts import situation_of
 
 _CHUNK = 32  # replies scored together
 _MARKS: Final = re.compile(r"(<!-- rewards: .*? -->\n).*?(<!-- /rewards -->)", re.DOTALL)

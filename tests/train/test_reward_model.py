@@ -13,6 +13,7 @@ import torch
 from multimood_core.errors import DataError, ModelError
 from multimood_core.records import HistoryTurn
 from multimood_core.registry import Checkpoint
+from multimood_core.reward_scores import situation_of
 from multimood_core.rewards import ReplySituation
 from tests.train.policies import toy_policy
 from train.loop import Loop
@@ -28,7 +29,7 @@ from train.reward_model import (
     standardise,
     unlike,
 )
-from train.rollouts import Situations, Writer, situation_of
+from train.rollouts import Situations, Writer
 
 
 def test_replies_like_the_real_one_are_no_rejected_ones() -> None:

@@ -13,10 +13,11 @@ import torch
 from multimood_core.decoding import LABELS, AnswerDecoder, Sampling
 from multimood_core.errors import DataError
 from multimood_core.prompts import CLIENT_LINE, RESPONSE_LINE, Piece
+from multimood_core.reward_scores import situation_of
 from tests.multimood_core.tiny import CALIBRATION
 from tests.train.policies import toy_task
 from train.mixture import SftTask
-from train.rollouts import Branches, Group, Prompt, Situations, Writer, label_lines, log_probabilities, situation_of
+from train.rollouts import Branches, Group, Prompt, Situations, Writer, label_lines, log_probabilities
 
 
 @pytest.fixture(scope="module")
