@@ -35,7 +35,7 @@ PREFIX: Final = "/multimood/privacy"
 HEADER: Final = "x-multimood"
 MAX_BODY: Final = 64 * 1024  # bytes
 STATIC: Final = Path(__file__).resolve().parent / "static"
-FILES: Final = ("privacy.js", "privacy.css")
+FILES: Final = ("privacy.js", "privacy.css", "element.js")
 MEDIA: Final = {".flac": "audio/flac", ".webm": "video/webm"}
 
 log = logging.getLogger("multimood.app")

@@ -33,7 +33,7 @@ from multimood_core.rewards import RewardFunction, embedded_rewards
 
 PREFIX: Final = "/multimood/compare"
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS: Final = ("compare.js", "compare_show.js", "compare_vote.js", "compare_batch.js", "compare.css")
+SCRIPTS: Final = ("compare.js", "compare_show.js", "compare_vote.js", "compare_batch.js", "compare.css", "element.js")
 MAX_JSON: Final = 2**20  # bytes
 MAX_FILE: Final = 200 * 2**20  # ten minutes of a phone's video
 KEEP: Final = 32  # comparisons; the oldest that does not run is forgotten first

@@ -1,23 +1,12 @@
 // The Annotate tab: who is here, their studies, and the way to the rater's and the researcher's pages.
 // Everything shown is built as text nodes: nothing that a person wrote becomes markup.
 "use strict";
+import { h } from "./element.js";
 import { work } from "./annotate_work.js";
 import { study } from "./annotate_study.js";
 
 const BASE = new URL("..", import.meta.url).href;
 export const root = () => document.querySelector("#mm-studies");
-
-// h("p", {class: "x", onclick: f}, "text", node): an element.
-export function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value != null) element.setAttribute(name, value);
-  }
-  element.append(...children.flat(9).filter((child) => child != null && child !== false));
-  return element;
-}
 
 export async function ask(path, body, file) {
   const options = body === undefined && !file ? {} : {

@@ -1,6 +1,7 @@
 // Automatic judges beside the people: the local one, an endpoint once its host was agreed to, or verdicts from a file.
 "use strict";
-import { ask, button, field, h, inFront, picker, say } from "./annotate.js";
+import { ask, button, field, inFront, picker, say } from "./annotate.js";
+import { h } from "./element.js";
 
 export function judges(about, draw) {
   const place = h("div", { id: "mm-judges" }), path = `study/${about.id}/judges`;

@@ -1,6 +1,6 @@
 // One item as it is judged: the dialogue, A and B, and a row for each criterion. Raters and the author of the gold use the same.
 "use strict";
-import { h } from "./annotate.js";
+import { h } from "./element.js";
 
 export const PLACES = ["a", "tie", "b"];
 export const LABELS = { a: "A better", tie: "tie", b: "B better" };

@@ -1,6 +1,7 @@
 // The researcher's page of one study: set-up, gold of the entrance test, raters, results, files.
 "use strict";
-import { ask, button, doing, exportAddress, field, h, home, inFront, invitationLink, listen, picker, root, say, show } from "./annotate.js";
+import { ask, button, doing, exportAddress, field, home, inFront, invitationLink, listen, picker, root, say, show } from "./annotate.js";
+import { h } from "./element.js";
 import { judges } from "./annotate_judges.js";
 import { sheet, shown, takesEnter } from "./annotate_sheet.js";
 

@@ -1,6 +1,7 @@
 // A rater's page: tutorial, entrance test and the official items, by keyboard alone.
 "use strict";
-import { ask, button, doing, h, home, listen, root, say, show } from "./annotate.js";
+import { ask, button, doing, home, listen, root, say, show } from "./annotate.js";
+import { h } from "./element.js";
 import { LABELS, sheet, shown, takesEnter } from "./annotate_sheet.js";
 
 const AWAY = 300000; // ms without the page in front that are a break

@@ -1,6 +1,7 @@
 // The Compare tab: which turn, which systems, and the way to what they answer. What is shown is built as text nodes: nothing
 // that a person or a model wrote becomes markup.
 "use strict";
+import { h } from "./element.js";
 import { draw } from "./compare_show.js";
 import { showBatches } from "./compare_batch.js";
 import { showRanking } from "./compare_vote.js";
@@ -9,18 +10,6 @@ const BASE = new URL("..", import.meta.url).href;
 const KEPT = "multimood.compare";
 const POLL = 250; // ms between two looks at replies that are being written
 export const root = () => document.querySelector("#mm-compare");
-
-// h("p", {class: "x", onclick: f}, "text", node): an element.
-export function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value != null) element.setAttribute(name, value);
-  }
-  element.append(...children.flat(9).filter((child) => child != null && child !== false));
-  return element;
-}
 
 async function sent(path, body, file) {
   const headers = { "X-MultiMood": "1" };

@@ -1,6 +1,7 @@
 // Systems put through a data set: begun, watched, cancelled, gone on with, and the table in the end.
 "use strict";
-import { ask, button, doing, field, h, number, samplingFields, save, systemFields } from "./compare.js";
+import { ask, button, doing, field, number, samplingFields, save, systemFields } from "./compare.js";
+import { h } from "./element.js";
 
 const POLL = 1000; // ms
 const when = (seconds) => new Date(1000 * seconds).toLocaleString();

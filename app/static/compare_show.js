@@ -1,6 +1,7 @@
 // What systems answered, side by side. The frame is drawn once; what changes is put into it, so that nothing jumps.
 "use strict";
-import { ask, button, h, say, watch } from "./compare.js";
+import { ask, button, say, watch } from "./compare.js";
+import { h } from "./element.js";
 import { voting } from "./compare_vote.js";
 
 const TASKS = { client_emotion: "predicted expression", therapist_emotion: "suggested therapist emotion", strategy: "suggested strategy" };

@@ -1,6 +1,7 @@
 // The vote on a blind comparison, by mouse or keys, and the ranking that votes give.
 "use strict";
-import { ask, button, h, root, save, watch } from "./compare.js";
+import { ask, button, root, save, watch } from "./compare.js";
+import { h } from "./element.js";
 
 const DRAFT = "multimood.compare.vote"; // what is chosen and not locked yet outlives a reload
 const draft = (id) => { try { const found = JSON.parse(sessionStorage.getItem(DRAFT)); return found?.id === id ? found : null; } catch { return null; } };

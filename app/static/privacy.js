@@ -1,20 +1,10 @@
 // The Privacy tab: what is kept of whom, and every way to end it. Everything shown is built as text nodes.
 "use strict";
+import { h } from "./element.js";
 const BASE = new URL("..", import.meta.url).href;
 const root = () => document.querySelector("#mm-privacy");
 const NAMES = { transcript: "words and labels", audio: "sound", video: "pictures" };
 let state = null, opened = null, asking = null, draft = { parts: [], person: "", by: "client" };
-
-function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value != null) element.setAttribute(name, value);
-  }
-  element.append(...children.flat(9).filter((child) => child != null && child !== false));
-  return element;
-}
 
 async function ask(path, body = {}) {
   let answer;

@@ -54,6 +54,7 @@ from multimood_core.errors import MultiMoodError
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
 SCRIPTS: Final = (
     "annotate.js", "annotate_work.js", "annotate_sheet.js", "annotate_study.js", "annotate_judges.js", "annotate.css",
+    "element.js",
 )  # fmt: skip
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 UNEXPECTED: Final = (

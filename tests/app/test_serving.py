@@ -23,6 +23,13 @@ def test_the_app_serves_on_this_computer_alone(host: str) -> None:
     assert f"got {host}" in done.stderr, "refused for its address, before a checkpoint is looked for"
 
 
+def test_sharing_through_a_host_elsewhere_is_refused() -> None:
+    command = [sys.executable, "app.py", "--share", "--checkpoint", "none"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "expected no --share" in done.stderr
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_copy_of_an_upload_is_gone_once_it_was_read(session: Session, moving_clip: Path, tmp_path: Path, whole: bool) -> None:
     copy = tmp_path / "upload.mp4"
