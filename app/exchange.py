@@ -1,16 +1,25 @@
-"""What a session keeps of each turn, and how later turns see it."""
+"""What a session keeps of each turn, how the model's answer grows in it, and how later turns see it.
+
+Whoever calls holds the session's lock.
+"""
 
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from app.safety import PreparedAnswer
 from app.turn_buffer import CaptureCounts
+from multimood_core.decoding import LABELS
+from multimood_core.engine import Event, Finished, Labelled, Perceived, Transcribed
+from multimood_core.errors import DataError
 from multimood_core.records import HistoryTurn, LabelPrediction, Modalities, TurnPrediction
 from multimood_core.risk import Reading, Risk
+
+HELD_BACK: Final = 4  # words of a reply being written that wait for the next ones: what they begin is screened first
 
 Source = Literal["live", "clip", "typed", "demo"]
 Decision = Literal["open", "accepted", "edited", "rejected", "unused"]
@@ -52,6 +61,58 @@ class Exchange:
         """The label that counts: the clinician's, else the model's, else None."""
         predicted = self.labels.get(task)
         return self.corrections.get(task) or (predicted.label if predicted else None)
+
+    def take(self, event: Event) -> None:
+        """What the model found next: words, modalities, a label or the whole prediction."""
+        if isinstance(event, Transcribed):
+            self.words = event.text
+        elif isinstance(event, Perceived):
+            self.modalities, self.expressions = event.modalities, event.expressions
+        elif isinstance(event, Labelled):
+            self.labels[event.task] = event.prediction
+        elif isinstance(event, Finished):
+            self.prediction = event.prediction
+
+    def show_draft(self) -> None:
+        """Shows the reply as far as it is written, but for its last words."""
+        words = list(re.finditer(r"\S+\s*", self.draft))
+        self.suggestion = self.draft[: words[-HELD_BACK].start()] if len(words) > HELD_BACK else ""
+
+    def withhold_draft(self) -> None:
+        """Takes the reply away for what it says itself."""
+        self.withheld, self.suggestion, self.draft = "reply", "", ""
+
+    def put_aside(self) -> None:
+        """Makes room for another reply; the one that stood is kept among the earlier ones."""
+        self.earlier_suggestions.append(self.suggestion)
+        self.suggestion, self.withheld, self.prepared = "", "", None
+        self.regenerations += 1
+
+    def close(self) -> None:
+        """Nothing more comes: what is written is what is suggested."""
+        if not self.withheld:
+            self.suggestion = self.draft
+        self.draft, self.complete = "", True
+
+    def again(self) -> Exchange:
+        """A new start of the same turn for its corrected words, with what the clinician did so far."""
+        return Exchange(
+            self.number, self.source, self.started, self.capture, words_corrected=True,
+            corrections=dict(self.corrections), earlier_suggestions=[*self.earlier_suggestions, self.suggestion],
+        )  # fmt: skip
+
+    def correct(self, task: str, label: str) -> None:
+        """Sets a label by hand; choosing the predicted one confirms it, choosing the same again takes it back.
+
+        Raises:
+            DataError: no such task or label.
+        """
+        if task not in LABELS or label not in LABELS[task][1]:
+            raise DataError(f"Expected a label of {', '.join(LABELS)}, got {task}: {label}.")
+        if self.corrections.get(task) == label:
+            del self.corrections[task]
+        else:
+            self.corrections[task] = label
 
     def history(self) -> list[HistoryTurn]:
         """The exchange as later turns see it: the client's words and, where something was said, the reply."""

@@ -8,7 +8,6 @@ before a reply is written; while an alert stands no reply of the model is shown.
 from __future__ import annotations
 
 import datetime
-import re
 import secrets
 import threading
 import time
@@ -25,20 +24,16 @@ from app.safety import Safety
 from app.turn_buffer import CaptureCounts, TurnBuffer
 from app.worker import Job, Worker
 from multimood_core.decoding import LABELS, Sampling
-from multimood_core.engine import Event, Finished, Labelled, Perceived, ReplyPart, Transcribed
+from multimood_core.engine import Event, Labelled, Perceived, ReplyPart, Transcribed
 from multimood_core.errors import DataError
 from multimood_core.media import read_turn
 from multimood_core.prompts import whole_text
-from multimood_core.records import (
-    CheckpointId,
-    Context,
-    HistoryTurn,
-    Turn,
-)
+from multimood_core.records import CheckpointId, Context, HistoryTurn, Turn
 
 MAX_TEXT: Final = 4000  # characters of a typed turn, an edited reply or a note: pages, not books
 AGAIN: Final = Sampling(temperature=0.8)  # another reply must be able to differ from the likeliest one
-HELD_BACK: Final = 4  # words of a reply being written that wait for the next ones: what they begin is screened first
+# What the model does once it has found something; a label begins the next one, and the last label the reply.
+_STAGES: Final = {Transcribed: "looking", Perceived: "predicting", Labelled: "predicting"}
 
 
 class Phase(StrEnum):
@@ -282,37 +277,26 @@ class Session:
 
     def _apply(self, exchange: Exchange, event: Event) -> None:
         with self.changed:
-            if isinstance(event, Transcribed):
-                exchange.words, self.stage = event.text, "looking"
-            elif isinstance(event, Perceived):
-                exchange.modalities, exchange.expressions = event.modalities, event.expressions
-                self.stage = "predicting"
-            elif isinstance(event, Labelled):
-                exchange.labels[event.task] = event.prediction
-                self.stage = "writing a reply" if event.task == "strategy" else "predicting"
-            elif isinstance(event, Finished):
-                exchange.prediction = event.prediction
+            exchange.take(event)
+            last = isinstance(event, Labelled) and event.task == "strategy"
+            self.stage = "writing a reply" if last else _STAGES.get(type(event), self.stage)
             self._change()
 
     def _write(self, exchange: Exchange, part: str) -> bool:
-        """Takes the next part of the model's reply and shows it up to its last words; False for a harmful one, of which nothing
-        is shown."""
+        """Takes the next part of the model's reply; False for a harmful one, of which nothing is shown."""
         exchange.draft += part
         harmful = self.guard.safety.screen.harmful_reply(exchange.draft)
         with self.changed:
             if harmful:
-                exchange.withheld, exchange.suggestion, exchange.draft = "reply", "", ""
+                exchange.withhold_draft()
             else:
-                words = list(re.finditer(r"\S+\s*", exchange.draft))
-                exchange.suggestion = exchange.draft[: words[-HELD_BACK].start()] if len(words) > HELD_BACK else ""
+                exchange.show_draft()
             self._change()
         return not harmful
 
     def _end(self, exchange: Exchange) -> None:
         with self.changed:
-            if not exchange.withheld:
-                exchange.suggestion = exchange.draft
-            exchange.draft, exchange.complete = "", True
+            exchange.close()
             self.phase, self.stage = Phase.DECIDING, ""
             self._change()
 
@@ -396,9 +380,7 @@ class Session:
     def _again(self, exchange: Exchange, run: Run, chosen: Mapping[str, str]) -> None:
         self._start("writing another reply")
         with self.changed:
-            exchange.earlier_suggestions.append(exchange.suggestion)
-            exchange.suggestion, exchange.withheld, exchange.prepared = "", "", None
-            exchange.regenerations += 1
+            exchange.put_aside()
             used = {task: p.label for task, p in exchange.labels.items()}
         # Labels after the first that changed are predicted again under it; without a change the draw is random.
         stale = False
@@ -427,11 +409,7 @@ class Session:
                 current.words, current.words_corrected = words, True
                 self._screen(current, words)
                 return
-            again = Exchange(
-                current.number, current.source, current.started, current.capture, words_corrected=True,
-                corrections=dict(current.corrections), earlier_suggestions=[*current.earlier_suggestions, current.suggestion],
-            )  # fmt: skip
-            corrected = Turn(turn.frames, turn.waveform, words, turn.seconds)
+            again, corrected = current.again(), replace(turn, text=words)
 
             def run() -> None:
                 with self.changed:
@@ -455,13 +433,7 @@ class Session:
         with self.changed:
             if not 1 <= number <= len(self.exchanges):
                 raise DataError(f"Expected a turn from 1 to {len(self.exchanges)}, got {number}.")
-            if task not in LABELS or label not in LABELS[task][1]:
-                raise DataError(f"Expected a label of {', '.join(LABELS)}, got {task}: {label}.")
-            corrections = self.exchanges[number - 1].corrections
-            if corrections.get(task) == label:
-                del corrections[task]
-            else:
-                corrections[task] = label
+            self.exchanges[number - 1].correct(task, label)
             self._change()
 
     def note(self, text: str) -> None:

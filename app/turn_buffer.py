@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from multimood_core.errors import MediaError
-from multimood_core.media import LiveResampler, sample_indices
+from multimood_core.media import sample_indices
 from multimood_core.records import NUM_FRAMES, SAMPLE_RATE, Face, Frames, Turn, Waveform
+from multimood_core.sound import LiveResampler
 
 MAX_TURN_SECONDS: Final = 300.0  # five minutes of speech without a pause is no turn any more
 MAX_FRAMES: Final = 1024  # two minutes at 8 frames/s; above it every other frame goes, evenly over the turn

@@ -19,6 +19,11 @@ def tone(seconds: float, *, hertz: float = 440.0, amplitude: float = 0.5, rate: 
     return (amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
 
 
+def spectrum_peak(samples: np.ndarray, rate: int = 16_000) -> float:
+    """The loudest frequency in Hz."""
+    return float(np.abs(np.fft.rfft(samples)).argmax() * rate / len(samples))
+
+
 def moving_pattern(count: int, *, width: int = 320, height: int = 240) -> list[np.ndarray]:
     """Pictures (H, W, 3) uint8 whose red channel is 4 x their index, with a white upper left corner."""
     images = []

@@ -32,9 +32,10 @@ from multimood_core.dialogues import Dialogue
 from multimood_core.errors import DataError
 from multimood_core.face_detector import FaceDetector, crop_faces
 from multimood_core.face_tower import FaceTower
-from multimood_core.media import fbank, pad_to_square, read_turn
+from multimood_core.media import pad_to_square, read_turn
 from multimood_core.records import SAMPLE_RATE, Frames, Turn
 from multimood_core.siglip_tower import SiglipTower
+from multimood_core.sound import fbank
 from multimood_core.speech import is_silent
 from multimood_core.voice_tower import VoiceTower
 from multimood_core.weights import weights_path

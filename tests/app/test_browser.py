@@ -16,7 +16,7 @@ from app.build import Served
 from app.exchange import Exchange
 from app.live import CHECK
 from multimood_core.labels import EMOTIONS
-from multimood_core.media import resample
+from multimood_core.sound import resample
 from tests.app.browser import Visitor, browser, session_of, write_camera, write_microphone
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]

@@ -12,11 +12,11 @@ import yaml
 
 from app import alert_view, view
 from app.about import safety_page
-from app.exchange import Exchange
+from app.exchange import HELD_BACK, Exchange
 from app.live_layout import NOTICE
 from app.report import as_html, as_json
 from app.safety import MOST_PRESSING, PARTS, Safety, read_country
-from app.session import HELD_BACK, Phase, Session
+from app.session import Phase, Session
 from app.sessions import Sessions
 from multimood_core.engine import Event, Labelled, ReplyPart
 from multimood_core.errors import DataError, ModelError

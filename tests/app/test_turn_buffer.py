@@ -13,8 +13,8 @@ from PIL import Image
 from app import turn_buffer
 from app.turn_buffer import CaptureCounts, TurnBuffer, decode_picture
 from multimood_core.errors import MediaError
-from multimood_core.media import resample
 from multimood_core.records import NUM_FRAMES, Face
+from multimood_core.sound import resample
 from tests import synthetic
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from multimood_core.dialogues import read_dialogues, read_history
 from multimood_core.errors import MediaError, MultiMoodError
-from multimood_core.media import LiveResampler, read_turn
+from multimood_core.media import read_turn
+from multimood_core.sound import LiveResampler
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="multimood-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
