@@ -15,7 +15,7 @@ from app.safety import Alert
 from app.session import Session
 from app.timeline import svg
 from app.view import COLOURS, DECISIONS, agreement, decimal, readings, stage_seconds, used_modalities
-from multimood_core.conflict import Conflicts
+from multimood_core.records import CheckpointId
 
 FORMAT: Final = "multimood-session/1"
 MODE: Final = "simulation or research"  # the only one there is
@@ -40,7 +40,7 @@ def record(session: Session) -> dict[str, Any]:
             "notice_acknowledged": session.acknowledged.isoformat(timespec="seconds") if session.acknowledged else None,
             "checkpoint": asdict(session.checkpoint),
             "context": asdict(session.context),
-            "turns": [_turn(exchange, session.guard.safety.conflicts) for exchange in session.exchanges],
+            "turns": [_turn(exchange, session) for exchange in session.exchanges],
             "alerts": [_alert(alert) for alert in session.guard.alerts],
             "help": {"country": country.code, "compiled": country.compiled},
             "notes": [
@@ -52,7 +52,7 @@ def record(session: Session) -> dict[str, Any]:
         }
 
 
-def _turn(exchange: Exchange, conflicts: Conflicts) -> dict[str, Any]:
+def _turn(exchange: Exchange, session: Session) -> dict[str, Any]:
     prediction, reading = exchange.prediction, exchange.reading
     return {
         "number": exchange.number,
@@ -64,7 +64,7 @@ def _turn(exchange: Exchange, conflicts: Conflicts) -> dict[str, Any]:
         "modalities": asdict(exchange.modalities) if exchange.modalities else None,
         "expressions": {name: dict(values) for name, values in exchange.expressions.items()},
         "words_alone": dict(exchange.words_alone.probabilities) if exchange.words_alone else None,
-        "conflicts": [asdict(pair) for pair in conflicts.pairs(readings(exchange))],
+        "conflicts": [asdict(pair) for pair in session.guard.safety.conflicts.pairs(readings(exchange))],
         "labels": {
             task: {
                 "predicted": label.label,
@@ -81,9 +81,15 @@ def _turn(exchange: Exchange, conflicts: Conflicts) -> dict[str, Any]:
             "prepared": asdict(exchange.prepared) if exchange.prepared else None,
             "said": exchange.said or None,
         },
+        "checkpoint": asdict(answered_by(exchange, session)) if exchange.labels else None,
         "tokens": asdict(prediction.tokens) if prediction else None,
         "seconds": asdict(prediction.seconds) if prediction else None,
     }
+
+
+def answered_by(exchange: Exchange, session: Session) -> CheckpointId:
+    """The weights that answered a turn; one whose reply was withheld has labels of the session's own, and no prediction."""
+    return exchange.prediction.checkpoint if exchange.prediction else session.checkpoint
 
 
 def _alert(alert: Alert) -> dict[str, Any]:
@@ -118,6 +124,7 @@ def as_html(session: Session) -> str:
             decisions=DECISIONS,
             decimal=decimal,
             agreement=agreement,
+            answered_by=answered_by,
             conflicts=session.guard.safety.conflicts,
             used_modalities=used_modalities,
             stage_seconds=stage_seconds,

@@ -73,7 +73,8 @@ def _show(prediction: TurnPrediction) -> None:
         print(f"{name.replace('_', ' '):20s} {label.label} ({label.probabilities[label.label]:.2f})")
     print(f"suggested reply      {prediction.response}")
     used = prediction.modalities
-    print(f"from                 video {used.video}, audio {used.audio}, text {used.text}; {prediction.checkpoint.name}")
+    print(f"from                 video {used.video}, audio {used.audio}, text {used.text}")
+    print(f"answered by          {prediction.checkpoint.name}, SHA-256 {prediction.checkpoint.sha256[:12]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ A checkpoint folder holds what training changed and nothing that every checkpoin
     modules.safetensors       projectors, compressor, mode embeddings, expression heads, tower statistics
     calibration.json          temperature and class biases of the three labels
     lineage.json              parent, data hash, settings, seeds
+    SHA256SUMS                hashes of the files that decide the answers, checked at each loading
     README.md                 the model card
 
 Language model and towers come from the prepared embedded weights (``multimood_core.weights``).
@@ -15,7 +16,6 @@ Language model and towers come from the prepared embedded weights (``multimood_c
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from multimood_core.checksums import check_sums, checkpoint_sha256, record_sums
 from multimood_core.config import MultiMoodConfig
 from multimood_core.errors import ModelError
 from multimood_core.model import MultiMoodForConditionalGeneration
@@ -113,16 +114,6 @@ def resolve(name_or_dir: str | Path) -> Path:
     )
 
 
-def checkpoint_sha256(folder: Path) -> str:
-    """SHA-256 over the names and contents of the files that decide the answers."""
-    digest = hashlib.sha256()
-    for name in ("config.json", "adapter_config.json", "adapter_model.safetensors", "modules.safetensors", "calibration.json"):
-        if (folder / name).is_file():
-            digest.update(name.encode())
-            digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
-
-
 def build_embedded(
     config: MultiMoodConfig, dtype: torch.dtype | None = None
 ) -> tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]:
@@ -193,6 +184,7 @@ def save(
         model.peft_config[ADAPTER].save_pretrained(str(folder))
     (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=1) + "\n")
     (folder / "lineage.json").write_text(json.dumps(lineage, indent=1, default=str) + "\n")
+    record_sums(folder)
 
 
 def load_modules(model: MultiMoodForConditionalGeneration, path: Path) -> None:
@@ -223,9 +215,10 @@ def load(
         build: makes the frozen model that the checkpoint was trained on, where that is not the embedded one.
 
     Raises:
-        ModelError: no such checkpoint, or files that do not fit together.
+        ModelError: no such checkpoint, files that were changed since they were saved, or that do not fit together.
     """
     folder = resolve(name_or_dir)
+    check_sums(folder, required=folder.resolve().parent == CHECKPOINTS.resolve())
     try:
         config = MultiMoodConfig.from_pretrained(folder)
         calibration = Calibration.load(folder / "calibration.json")

@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.session import Phase, Session
 from app.worker import Worker
+from multimood_core.checksums import checkpoint_sha256
 from multimood_core.engine import Engine
 from multimood_core.labels import EMOTIONS, STRATEGIES
-from multimood_core.registry import checkpoint_sha256
 from tests import pipeline
 
 pytestmark = pytest.mark.timeout(1800)

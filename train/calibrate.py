@@ -22,6 +22,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from multimood_core.checksums import check_sums, record_sums
 from multimood_core.decoding import LABELS
 from multimood_core.errors import DataError
 from multimood_core.registry import Calibration, Scaling, resolve
@@ -82,10 +83,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--bias", nargs="*", default=[], help="labels with class biases")
     args = parser.parse_args(argv)
-    path = resolve(args.checkpoint) / "calibration.json"
+    folder = resolve(args.checkpoint)
+    check_sums(folder)
+    path = folder / "calibration.json"
     reports = [json.loads(report.read_text()) for report in args.reports]
     calibration = calibrate(reports, Calibration.load(path), args.bias)
     path.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
+    record_sums(folder)
     print(json.dumps(asdict(calibration)))
 
 

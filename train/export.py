@@ -22,10 +22,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from multimood_core.checksums import checkpoint_sha256, record_sums
 from multimood_core.errors import DataError
 from multimood_core.lineage import sha256_of
 from multimood_core.model import MultiMoodForConditionalGeneration
-from multimood_core.registry import ADAPTER, CHECKPOINTS, Checkpoint, checkpoint_sha256, load, resolve
+from multimood_core.registry import ADAPTER, CHECKPOINTS, Checkpoint, load, resolve
 from multimood_core.run_curves import keep_curves
 from train import card
 from train.base import build_base
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             for name in filter(lambda name: (source / name).is_file(), _KEPT):
                 shutil.copyfile(source / name, folder / name)
+            record_sums(folder)
         keep_curves(source.parent, folder) or keep_curves(source, folder)  # of the run, or of what is exported again
         told = lineage_of(source, folder)
         (folder / "lineage.json").write_text(json.dumps(told, indent=1) + "\n")

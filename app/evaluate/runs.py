@@ -14,9 +14,9 @@ from app.evaluate.places import Places, id_of
 from app.evaluate.shelf import Kept, version_of
 from app.studies.errors import AbsentError
 from multimood_core import figures
+from multimood_core.checksums import checkpoint_sha256
 from multimood_core.errors import DataError
 from multimood_core.lineage import weights_hash
-from multimood_core.registry import checkpoint_sha256
 from multimood_core.run_curves import CURVES, METRICS, RunCurves, line_of, read_curves, smoothed
 
 RECENT: Final = 600.0  # seconds; a step of reinforcement learning on two cores takes two minutes

@@ -100,12 +100,14 @@ def test_the_timeline_is_sound_svg_with_a_word_for_every_colour(told: Session) -
 def test_an_export_says_what_was_said_and_by_which_weights(told: Session) -> None:
     found = json.loads(as_json(told))
     assert found["checkpoint"] == {"name": "tiny", "sha256": "0" * 64}
+    assert [turn["checkpoint"] for turn in found["turns"]] == [found["checkpoint"]] * len(found["turns"])
     assert [turn["reply"]["decision"] for turn in found["turns"]][1:] == ["edited", "rejected", "open"]
     assert found["turns"][1]["reply"]["said"] == EVIL
     assert found["turns"][2]["reply"]["said"] is None
     assert abs(sum(found["turns"][0]["labels"]["strategy"]["probabilities"].values()) - 1) < 1e-6
     report = as_html(told)
     assert "0" * 64 in report
+    assert report.count(f"tiny, SHA-256 {'0' * 12}<") + report.count(f"tiny, SHA-256 {'0' * 12}\n") == len(found["turns"])
     assert "no medical device" in " ".join(report.split())
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from multimood_core import registry
+from multimood_core import checksums, registry
+from multimood_core.checksums import DECIDING, SUMS, check_sums, checkpoint_sha256, record_sums
 from multimood_core.errors import ModelError
-from multimood_core.registry import Checkpoint, available, checkpoint_sha256, load, load_modules, module_state, resolve
+from multimood_core.registry import Checkpoint, available, load, load_modules, module_state, resolve
 from tests.multimood_core.tiny import CALIBRATION, next_token_logits, tiny_model
 
 
@@ -94,6 +95,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
 def test_a_folder_without_one_of_its_files_is_named(embedded_checkpoint: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "faulty"
     shutil.copytree(embedded_checkpoint, folder)
+    (folder / SUMS).unlink()
     (folder / name).unlink()
     with pytest.raises(ModelError, match="faulty"):
         load(folder)
@@ -103,6 +105,7 @@ def test_a_folder_without_one_of_its_files_is_named(embedded_checkpoint: Path, t
 def test_a_file_that_was_cut_short_is_named(embedded_checkpoint: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "faulty"
     shutil.copytree(embedded_checkpoint, folder)
+    (folder / SUMS).unlink()
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
     with pytest.raises(ModelError, match="faulty"):
         load(folder)
@@ -140,3 +143,48 @@ def test_the_hash_is_of_the_files_that_decide_the_answers(tmp_path: Path) -> Non
     assert checkpoint_sha256(tmp_path) == first
     (tmp_path / "modules.safetensors").write_bytes(b"2")
     assert checkpoint_sha256(tmp_path) != first
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_checkpoint_with_a_flipped_bit_is_refused(embedded_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(embedded_checkpoint, folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ModelError, match=rf"{name} was changed: expected SHA-256 .*, got .*Copy the checkpoint again"):
+        load(folder)
+
+
+def test_a_file_that_came_or_went_is_refused_and_a_change_that_was_meant_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "modules.safetensors"):
+        (tmp_path / name).write_text(name)
+    record_sums(tmp_path)
+    check_sums(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"adapter_config\.json came into"):
+        check_sums(tmp_path)
+    assert checksums.main([str(tmp_path)]) == 0
+    assert checkpoint_sha256(tmp_path) in capsys.readouterr().out
+    check_sums(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"Expected config\.json in"):
+        check_sums(tmp_path)
+    (tmp_path / SUMS).write_text("no sums\nat all, x\nsingle")
+    with pytest.raises(ModelError, match="a line with SHA-256 and name"):
+        check_sums(tmp_path)
+    assert checksums.main([str(tmp_path / "absent")]) == 1
+
+
+def test_one_without_hashes_is_taken_with_its_own_in_the_log_but_not_among_the_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "modules.safetensors").write_bytes(b"1")
+    check_sums(tmp_path / "mine")
+    assert checkpoint_sha256(tmp_path / "mine") in caplog.text
+    monkeypatch.setattr(registry, "CHECKPOINTS", tmp_path)
+    with pytest.raises(ModelError, match=f"Expected {SUMS} beside the weights"):
+        load("mine")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from multimood_core import registry
+from multimood_core.checksums import check_sums, checkpoint_sha256
 from multimood_core.engine import Engine, Finished, Perceived
 from multimood_core.media import read_turn
 from multimood_core.records import HistoryTurn, Turn, TurnPrediction
@@ -32,8 +33,13 @@ def test_the_folder_is_complete_and_small() -> None:
     assert names | {"lineage.json", "README.md"} <= {path.name for path in folder.iterdir()}
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 60e6
     card = (folder / "README.md").read_text()
-    assert registry.checkpoint_sha256(folder) in card, "the card is of other weights; run train.card again"
+    assert checkpoint_sha256(folder) in card, "the card is of other weights; run train.card again"
     assert "Research use only" in card
+
+
+@pytest.mark.parametrize("name", registry.available())
+def test_every_shipped_checkpoint_has_the_hashes_that_were_recorded(name: str) -> None:
+    check_sums(registry.resolve(name), required=True)
 
 
 def test_reports_beside_the_card_are_of_these_weights() -> None:
@@ -41,7 +47,7 @@ def test_reports_beside_the_card_are_of_these_weights() -> None:
     reports = sorted((folder / "reports").glob("*.json"))
     assert reports
     for path in reports:
-        assert json.loads(path.read_text())["checkpoint"]["sha256"] == registry.checkpoint_sha256(folder), path.name
+        assert json.loads(path.read_text())["checkpoint"]["sha256"] == checkpoint_sha256(folder), path.name
 
 
 def test_words_and_history_carry_the_emotion(engine: Engine) -> None:

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from multimood_core import registry
+from multimood_core.checksums import check_sums, checkpoint_sha256
 from multimood_core.errors import DataError, ModelError
 from multimood_core.lineage import sha256_of, weights_hash
-from multimood_core.registry import ADAPTER, Calibration, checkpoint_sha256, save
+from multimood_core.registry import ADAPTER, Calibration, save
 from multimood_core.run_curves import CURVES, read_curves
 from tests.multimood_core.tiny import next_token_logits, tiny_model
 from train import export
@@ -55,6 +56,7 @@ def test_an_exported_adapter_is_listed_and_answers_as_before(trained: Path, monk
     logits = [next_token_logits(checkpoint.model, checkpoint.processor) for checkpoint in (loaded, before)]
     torch.testing.assert_close(*logits)
     assert checkpoint_sha256(folder) == checkpoint_sha256(trained)
+    check_sums(folder, required=True)
 
 
 def test_merged_weights_answer_as_the_adapter_did(trained: Path) -> None:
@@ -85,7 +87,7 @@ def test_card_and_lineage_say_where_it_comes_from(trained: Path, form: str) -> N
 
 def test_a_checkpoint_that_does_not_fit_is_not_exported(trained: Path) -> None:
     (trained / "adapter_model.safetensors").write_bytes(b"torn")
-    with pytest.raises(ModelError, match="complete safetensors"):
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors was changed"):
         run(trained)
     assert not (trained.parent / "out").exists()
 
