@@ -25,6 +25,7 @@ from app import theme
 from app.about import about_routes
 from app.access import Door, has_admin
 from app.annotate import build_annotate
+from app.audit import Audit
 from app.capture import LocalCapture
 from app.compare.api import CompareApi
 from app.compare.engines import Engines
@@ -39,6 +40,7 @@ from app.live_layout import alert_area
 from app.logs import discreet
 from app.places import records
 from app.privacy import build_privacy
+from app.remote import Remote
 from app.safety import Safety
 from app.sessions import Sessions
 from app.stream import Stream
@@ -151,8 +153,8 @@ def web_app(
     accounts: bool = False,
 ) -> FastAPI:
     """The page, the capture stream and the requests of the other tabs as one ASGI app, behind its door."""
-    engines = Engines(sessions.engine)
-    studies, compare = studies or study_api(sessions, engines), compare or CompareApi(sessions, engines)
+    engines, remote = Engines(sessions.engine), Remote(Audit())
+    studies, compare = studies or study_api(sessions, engines, remote), compare or CompareApi(sessions, engines, remote)
     stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
     routes = [*about_routes(), *stream.routes, *compare.routes, *studies.routes, *EvaluateApi(places()).routes]
     if custody is not None:
@@ -179,9 +181,9 @@ def web_app(
     )
 
 
-def study_api(sessions: Sessions, engines: Engines) -> StudyApi:
+def study_api(sessions: Sessions, engines: Engines, remote: Remote) -> StudyApi:
     """The requests of the Annotate tab; their checkpoints answer on the sessions' worker."""
-    return StudyApi(sessions.worker, engines.get)
+    return StudyApi(sessions.worker, engines.get, remote)
 
 
 @contextmanager
@@ -223,13 +225,13 @@ def serving(
         sessions = Sessions(engine, worker, safety)
         glancer = Glancer(engine, sessions)
         cleanup.callback(glancer.close)
-        engines = Engines(engine)
-        studies, compare = study_api(sessions, engines), CompareApi(sessions, engines)
+        engines, remote = Engines(engine), Remote(Audit())
+        studies, compare = study_api(sessions, engines, remote), CompareApi(sessions, engines, remote)
         cleanup.callback(studies.close)
         cleanup.callback(compare.close)
         if accounts and not has_admin(studies.parts.people):
             raise DataError("There is no admin's account yet; make it on this computer with `python -m app.access admin NAME`.")
-        custody = Custody(sessions, host, accounts)
+        custody = Custody(sessions, host, accounts, remote)
         cleanup.callback(custody.close)
         port = listener.getsockname()[1]
         certificate, key = tls or (None, None)

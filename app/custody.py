@@ -21,12 +21,13 @@ class Custody:
         sessions: the live ones.
         host: that is served on.
         accounts: whether everybody signs in.
+        remote: the gate before models elsewhere.
 
     Raises:
         DataError: the consent's text or the audit log cannot be used.
     """
 
-    def __init__(self, sessions: Sessions, host: str, accounts: bool) -> None:
+    def __init__(self, sessions: Sessions, host: str, accounts: bool, remote: Remote) -> None:
         read_text()  # a broken file is found now, not when a client agrees
         with ExitStack() as undo:
             self.keeper = Keeper(sessions, read_text)
@@ -36,9 +37,8 @@ class Custody:
             self.audit.write("app.started", host=host, checkpoint=name, sha256=checkpoint.sha256, accounts=accounts)
             self.retention = Retention(self.keeper)
             undo.callback(self.retention.close)
-            self.remote = Remote(self.audit)
             self._undo = undo.pop_all()
-        self.routes: list[BaseRoute] = PrivacyApi(sessions, self.keeper, self.retention, self.remote, read_text).routes
+        self.routes: list[BaseRoute] = PrivacyApi(sessions, self.keeper, self.retention, remote, read_text).routes
 
     def close(self) -> None:
         """Brings what is kept up to date, and says in the log that the app was closed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,7 +35,7 @@ PREFIX: Final = "/multimood/privacy"
 HEADER: Final = "x-multimood"
 MAX_BODY: Final = 64 * 1024  # bytes
 STATIC: Final = Path(__file__).resolve().parent / "static"
-FILES: Final = ("privacy.js", "privacy.css", "element.js")
+FILES: Final = ("privacy.js", "privacy.css", "element.js", "remote.js")
 MEDIA: Final = {".flac": "audio/flac", ".webm": "video/webm"}
 
 log = logging.getLogger("multimood.app")
@@ -138,7 +138,6 @@ class PrivacyApi:
             key, problem, days = "none", str(error), 0
         except VaultError as error:
             key, problem, days = "wrong", str(error), 0
-        offer = self._remote.offer
         return {
             "consent": {"version": text.version, "texts": dict(text.texts), "always": text.always, "givers": GIVERS},
             "key": key,
@@ -149,7 +148,7 @@ class PrivacyApi:
             "signed_in": caller.person is not None,
             "live": None if session is None else {"id": keeping.id if keeping else None, "turns": len(session.exchanges)},
             "kept": kept,
-            "remote": {"on": self._remote.is_on, "offer": asdict(offer) if offer else None},
+            "remote": self._remote.shown(),
             "audit": _audit_state(self._keeper.audit),
         }
 

@@ -1,23 +1,29 @@
 """The one way by which text may leave this computer: off by default, shown before it is turned on, and written down.
 
-A tab that asks a model elsewhere takes its endpoint from ``Remote.endpoint``, or, where it shows the host and asks by itself,
-a ``LoggedEndpoint``; a test walks the imports and lets no other module of the app make one. Sound and pictures cannot pass.
+Whoever in the app asks a model elsewhere takes its endpoint from ``Remote.endpoint``; a test walks the imports and lets no
+other module make one. Sound and pictures cannot pass.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from app.audit import HERE, Audit
-from multimood_core.endpoint import Endpoint, EndpointSettings, Message
+from app.audit import Audit
+from multimood_core.endpoint import JUDGE, Endpoint, EndpointSettings, Message
 from multimood_core.errors import DataError
 
-OPENAI: Final = "https://api.openai.com/v1"  # where the client goes when no address is set
-FIELDS: Final = ("client-words", "therapist-words", "labels", "problem", "situation")
+Purpose = Literal["compare", "study"]
+COMPARE: Final = "MULTIMOOD_COMPARE"
+NAMES: Final[Mapping[Purpose, str]] = {"compare": COMPARE, "study": JUDGE}  # of the environment's variables
+# What a prompt holds beside fixed instructions: ``systems.zero_shot_prompt`` and ``endpoint_judge.judge_messages``.
+FIELDS: Final[Mapping[Purpose, tuple[str, ...]]] = {
+    "compare": ("client-words", "earlier-turns", "earlier-labels", "problem", "situation"),
+    "study": ("client-words", "earlier-turns", "responses", "problem", "situation"),
+}
 
 
 class RemoteOffError(DataError):
@@ -26,137 +32,151 @@ class RemoteOffError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What would be asked, and what it would be told."""
+    """A model that is configured: for what it is asked, where it is, and what it would be told."""
 
+    purpose: Purpose
     host: str
     model: str
-    fields: tuple[str, ...] = FIELDS
+    fields: tuple[str, ...]
+
+
+def configured(purpose: Purpose) -> EndpointSettings | None:
+    """The endpoint that the environment names for a purpose."""
+    return EndpointSettings.from_environment(NAMES[purpose])
 
 
 class Remote:
-    """The gate of one running app.
+    """The gate of one running app: each host is off until somebody who saw what it would be told turns it on.
 
     Args:
         audit: hears of everything that passes.
-        settings: reads which endpoint is configured.
+        settings: reads which endpoint is configured for a purpose.
     """
 
-    def __init__(
-        self, audit: Audit, settings: Callable[[], EndpointSettings | None] = EndpointSettings.from_environment
-    ) -> None:
+    def __init__(self, audit: Audit, settings: Callable[[Purpose], EndpointSettings | None] = configured) -> None:
         self._audit, self._settings = audit, settings
         self._lock = threading.Lock()
-        self._on: Offer | None = None
+        self._on: set[str] = set()
+
+    def offer(self, purpose: Purpose) -> Offer | None:
+        """The model that is configured for a purpose; None where there is none, which is the default."""
+        found = self._settings(purpose)
+        return None if found is None else Offer(purpose, host_of(found), found.model, FIELDS[purpose])
 
     @property
-    def offer(self) -> Offer | None:
-        """The configured endpoint; None where there is none, which is the default."""
-        found = self._settings()
-        if found is None:
-            return None
-        return Offer(host_of(found), found.model)
+    def offers(self) -> list[Offer]:
+        """All models that are configured."""
+        return [offer for purpose in FIELDS if (offer := self.offer(purpose)) is not None]
 
-    @property
-    def is_on(self) -> bool:
-        """Whether text may leave: it was turned on in this run, for the endpoint that is still configured."""
+    def is_on(self, host: str) -> bool:
+        """Whether text may pass to that host."""
         with self._lock:
-            return self._on is not None and self._on == self.offer
+            return host in self._on
+
+    def shown(self) -> list[dict[str, Any]]:
+        """For a page: each host, whether it is on, and all that it is, or would be, told."""
+        offers = self.offers
+        hosts = dict.fromkeys(offer.host for offer in offers)
+        return [{"host": h, "on": self.is_on(h), "uses": [asdict(o) for o in offers if o.host == h]} for h in hosts]
 
     def turn_on(self, host: str, who: str) -> None:
         """Lets text pass to ``host``, which has been shown to who turns it on.
 
         Raises:
-            DataError: nothing is configured, or another host than was shown.
+            DataError: no model of that host is configured.
             AuditError: it cannot be written down; then nothing passes.
         """
-        offer = self.offer
-        if offer is None:
-            raise DataError("No model elsewhere is configured (MULTIMOOD_JUDGE_MODEL), so there is none to turn on.")
-        if host != offer.host:
-            raise DataError(f"Expected the host that would be asked, {offer.host}, got another; reload the page and look again.")
+        offers = self.offers
+        mine = [offer for offer in offers if offer.host == host]
+        if not offers:
+            raise DataError(f"No model elsewhere is configured ({COMPARE}_MODEL, {JUDGE}_MODEL), so there is none to turn on.")
+        if not mine:
+            hosts = ", ".join(sorted({offer.host for offer in offers}))
+            raise DataError(f"Expected a host that would be asked, {hosts}, got another; reload the page and look again.")
+        fields = [field for offer in mine for field in offer.fields]
+        models, purposes = [offer.model for offer in mine], [str(offer.purpose) for offer in mine]
+        about = {"model": models, "purpose": purposes, "fields": fields}
+        told = {name: _word(",".join(dict.fromkeys(words))) for name, words in about.items()}
         with self._lock:
-            self._audit.write("remote.on", who, host=_word(offer.host), model=_word(offer.model), fields=",".join(offer.fields))
-            self._on = offer
+            self._audit.write("remote.on", who, host=_word(host), **told)
+            self._on.add(host)
 
     def turn_off(self, who: str) -> None:
-        """Lets nothing pass any more; calls that are under way end at their next prompt."""
+        """Lets nothing pass any more, to no host; calls that are under way end before their next request."""
         with self._lock:
-            was, self._on = self._on, None
-        if was is not None:
-            self._audit.write("remote.off", who, host=_word(was.host))
+            hosts, self._on = sorted(self._on), set()
+        for host in hosts:
+            self._audit.write("remote.off", who, host=_word(host))
 
-    def endpoint(self, purpose: str, who: str) -> GatedEndpoint:
-        """The endpoint, for ``purpose`` (a word, such as ``compare``).
+    def endpoint(self, purpose: Purpose, who: str, about: str = "", **settings: Any) -> GatedEndpoint:
+        """The endpoint that is configured for a purpose.
 
         Its answers are not kept in a cache on the disk: they speak of what clients said.
 
-        Raises:
-            RemoteOffError: it is off.
-        """
-        found = self._settings()
-        if found is None or not self.is_on:
-            raise RemoteOffError("Models elsewhere are off: no text leaves this computer. The Privacy tab turns them on.")
-        return GatedEndpoint(replace(found, cache=None), self, purpose, who, self._audit)
-
-    def require_on(self) -> None:
-        """Raises where it was turned off meanwhile.
+        Args:
+            purpose: that it is asked for.
+            who: asks.
+            about: a word for the log, such as a study's number.
+            settings: in place of the configured ones, such as the temperature.
 
         Raises:
-            RemoteOffError: it was.
+            RemoteOffError: it is off, or none is configured.
         """
-        if not self.is_on:
-            raise RemoteOffError("Models elsewhere were turned off meanwhile; nothing more was sent.")
+        found = self._settings(purpose)
+        if found is None:
+            raise RemoteOffError(f"No model elsewhere is configured any more ({NAMES[purpose]}_MODEL).")
+        self.require_on(host_of(found))
+        told = f"{purpose}/{about}" if about else purpose
+        return GatedEndpoint(replace(found, cache=None, **settings), self, self._audit, told, who)
+
+    def require_on(self, host: str) -> None:
+        """Lets text pass to ``host``, or raises.
+
+        Raises:
+            RemoteOffError: nobody has turned it on, or somebody has turned it off.
+        """
+        if not self.is_on(host):
+            raise RemoteOffError(
+                f"{host} is off, so no text goes there. The Privacy tab shows what it would be told, and turns it on."
+            )
 
 
-class LoggedEndpoint(Endpoint):
-    """An endpoint that takes text alone, and writes each call down without its words, before it is made.
+class GatedEndpoint(Endpoint):
+    """An endpoint that takes text alone, writes each call down without its words, and asks the gate before each request.
 
     Args:
-        settings: of the model; the host has been shown to, and agreed to by, who asks.
-        purpose: a word, such as ``compare``.
+        settings: of the model.
+        gate: that is asked.
+        audit: the log.
+        purpose: a word for the log.
         who: asks.
-        audit: the log; this MultiMood's own where None.
     """
 
-    def __init__(self, settings: EndpointSettings, purpose: str, who: str = HERE, audit: Audit | None = None) -> None:
-        super().__init__(settings)
-        self._purpose, self._who, self._audit = purpose, who, audit or Audit()
+    def __init__(self, settings: EndpointSettings, gate: Remote, audit: Audit, purpose: str, who: str) -> None:
+        self._host = host_of(settings)
+        super().__init__(settings, lambda: gate.require_on(self._host))
+        self._gate, self._audit, self._purpose, self._who = gate, audit, purpose, who
 
     def ask(self, prompts: Sequence[Sequence[Message]], accept: Sequence[Callable[[str], bool]]) -> list[str | None]:
         """As ``Endpoint.ask``.
 
         Raises:
+            RemoteOffError: models elsewhere are off.
             DataError: a message is not text, or the call cannot be written down.
         """
+        self._gate.require_on(self._host)
         for message in (message for prompt in prompts for message in prompt):
             if set(message) != {"role", "content"} or not all(isinstance(value, str) for value in message.values()):
                 raise DataError("Expected messages of text alone for a model elsewhere; sound and pictures stay here.")
         characters = sum(len(message["content"]) for prompt in prompts for message in prompt)
         told: dict[str, Any] = {"prompts": len(prompts), "characters": characters, "purpose": self._purpose}
-        self._audit.write("remote.asked", self._who, host=_word(host_of(self.settings)), model=_word(self.settings.model), **told)
-        return super().ask(prompts, accept)
-
-
-class GatedEndpoint(LoggedEndpoint):
-    """A logged endpoint that asks the gate before each call."""
-
-    def __init__(self, settings: EndpointSettings, gate: Remote, purpose: str, who: str, audit: Audit) -> None:
-        super().__init__(settings, purpose, who, audit)
-        self._gate = gate
-
-    def ask(self, prompts: Sequence[Sequence[Message]], accept: Sequence[Callable[[str], bool]]) -> list[str | None]:
-        """As ``LoggedEndpoint.ask``.
-
-        Raises:
-            RemoteOffError: models elsewhere are off.
-        """
-        self._gate.require_on()
+        self._audit.write("remote.asked", self._who, host=_word(self._host), model=_word(self.settings.model), **told)
         return super().ask(prompts, accept)
 
 
 def host_of(settings: EndpointSettings) -> str:
-    """The host that would be asked."""
-    return urlsplit(settings.base_url or OPENAI).netloc.rpartition("@")[2]
+    """The host that would be asked; the whole address where it names none, so that nothing passes for nobody."""
+    return urlsplit(settings.address).netloc.rpartition("@")[2] or settings.address
 
 
 def _word(text: str) -> str:

@@ -24,9 +24,13 @@ _ENOUGH: Final = 20  # calls after which the failure rate means something
 _FOR_GOOD: Final = (401, 403, 404)  # wrong key, no right, no such model: the next call would fail as well
 
 
-def key_of_environment() -> str:
-    """The judge's key: ``MULTIMOOD_JUDGE_KEY``, else ``OPENAI_API_KEY``; empty where neither is set."""
-    return os.environ.get("MULTIMOOD_JUDGE_KEY") or os.environ.get("OPENAI_API_KEY", "")
+JUDGE: Final = "MULTIMOOD_JUDGE"  # what the environment's names of the judge's endpoint begin with
+OPENAI: Final = "https://api.openai.com/v1"  # where the client goes when no address is set
+
+
+def key_of_environment(names: str = JUDGE) -> str:
+    """The endpoint's key: ``MULTIMOOD_JUDGE_KEY``, else ``OPENAI_API_KEY``; empty where neither is set."""
+    return os.environ.get(f"{names}_KEY") or os.environ.get("OPENAI_API_KEY", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class EndpointSettings:
     """
 
     model: str
-    base_url: str | None = None  # OpenAI's own when None
+    base_url: str | None = None  # ``OPENAI_BASE_URL``, else OpenAI's own, when None
     api_key: str = field(default="", repr=False)
     temperature: float = 0.0
     max_tokens: int = 1024
@@ -50,22 +54,30 @@ class EndpointSettings:
     price_out: float | None = None
 
     @classmethod
-    def from_environment(cls) -> EndpointSettings | None:
+    def from_environment(cls, names: str = JUDGE) -> EndpointSettings | None:
         """The endpoint that the environment names; None where ``MULTIMOOD_JUDGE_MODEL`` is not set.
 
         ``MULTIMOOD_JUDGE_URL`` (OpenAI's by default), ``MULTIMOOD_JUDGE_KEY`` (else ``OPENAI_API_KEY``) and
         ``MULTIMOOD_JUDGE_CACHE``, a file, go with it.
+
+        Args:
+            names: what the variables begin with, where it is another endpoint than the judge's.
         """
         environment = os.environ
-        if not environment.get("MULTIMOOD_JUDGE_MODEL"):
+        if not environment.get(f"{names}_MODEL"):
             return None
-        cache = environment.get("MULTIMOOD_JUDGE_CACHE")
+        cache = environment.get(f"{names}_CACHE")
         return cls(
-            environment["MULTIMOOD_JUDGE_MODEL"],
-            environment.get("MULTIMOOD_JUDGE_URL") or None,
-            key_of_environment(),
+            environment[f"{names}_MODEL"],
+            environment.get(f"{names}_URL") or None,
+            key_of_environment(names),
             cache=Path(cache) if cache else None,
         )
+
+    @property
+    def address(self) -> str:
+        """Where it is asked."""
+        return self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +93,27 @@ class Usage:
 
 
 class Endpoint:
-    """An endpoint with its cache and counters."""
+    """An endpoint with its cache and counters. It is asked where its settings say, and follows no redirection elsewhere.
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    Args:
+        settings: which model, where and how.
+        before: called before each try to send, retries included; what it raises ends the call.
+    """
+
+    def __init__(self, settings: EndpointSettings, before: Callable[[], None] = lambda: None) -> None:
         from openai import OpenAI  # takes a second, and most runs have no endpoint
+
+        class Client(OpenAI):
+            def _prepare_options(self, options: Any) -> Any:
+                before()
+                options.follow_redirects = False
+                return options
 
         self.settings, self.usage = settings, Usage()
         self._lock = threading.Lock()
         self._cache = AnswerCache(settings.cache) if settings.cache else None
-        self._client = OpenAI(
-            base_url=settings.base_url,
+        self._client = Client(
+            base_url=settings.address,
             api_key=settings.api_key or "none",  # local servers ask for none, the client for some
             timeout=settings.timeout,
             max_retries=settings.retries,

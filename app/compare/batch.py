@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from app.audit import HERE
 from app.compare.errors import StoppedError
 from app.compare.slices import on_worker
-from app.compare.systems import LINE_TOKENS, Catalogue, Choice, Remote
+from app.compare.systems import LINE_TOKENS, Catalogue, Choice
 from app.compare.tables import score
 from app.ports import EngineLike
 from app.worker import UNEXPECTED, Worker
@@ -197,20 +198,25 @@ class Batches:
         (folder / "plan.json").write_text(json.dumps(plan.plain()), encoding="utf-8")  # last: now it is there
         return identifier
 
-    def run(self, identifier: str) -> None:
+    def run(self, identifier: str, who: str = HERE) -> None:
         """Begins, or goes on with, a batch.
 
+        Args:
+            identifier: of the batch.
+            who: begins it, for the log of what a remote system is told.
+
         Raises:
-            DataError: another one runs.
+            DataError: another one runs, or nobody has turned its remote system on.
         """
         folder = self._at(identifier)
+        self._catalogue.require_on(self.plan(identifier).systems)
         with self._lock:
             if self.running:
                 raise DataError("A batch runs already; wait for it, or cancel it first.")
             self._stopped.clear()
             self._problems.pop(identifier, None)
             self._progress = Progress(identifier)
-            self._thread = threading.Thread(target=self._run, args=(folder,), name="multimood-batch", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(folder, who), name="multimood-batch", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -229,9 +235,9 @@ class Batches:
             path.unlink()
         folder.rmdir()
 
-    def _run(self, folder: Path) -> None:
+    def _run(self, folder: Path, who: str) -> None:
         try:
-            self._go_on(folder)
+            self._go_on(folder, who)
         except StoppedError:
             pass
         except MultiMoodError as error:
@@ -240,7 +246,7 @@ class Batches:
             log.exception("a batch failed")
             self._problems[folder.name] = f"{UNEXPECTED.split(';')[0]}; what was done is kept."
 
-    def _go_on(self, folder: Path) -> None:
+    def _go_on(self, folder: Path, who: str) -> None:
         plan, dialogues = Plan.read(folder / "plan.json"), read_dialogues(folder / "dialogues.jsonl")
         items, progress = list(items_of(dialogues)), self._progress
         assert progress is not None
@@ -255,7 +261,7 @@ class Batches:
                 journal.add(result)
                 progress.done += 1
 
-            system = self._system(choice, plan.sampling)
+            system = self._system(choice, plan.sampling, who)
             conditions = Conditions(plan.protocol)  # type: ignore[arg-type]
             results.append(evaluate_dialogues(system, dialogues, conditions, journal.known, done=done))
         progress.now = "the scores"
@@ -269,17 +275,15 @@ class Batches:
         part.write_text(json.dumps(scores), encoding="utf-8")
         part.replace(folder / "scores.json")
 
-    def _system(self, choice: Choice, sampling: Sampling) -> System:
+    def _system(self, choice: Choice, sampling: Sampling, who: str) -> System:
         """The system of a plan, each answer in its turn on the model's thread.
 
         Raises:
             DataError: the weights are not those that the batch was begun with.
+            RemoteOffError: nobody has turned the remote system on.
         """
         if choice.kind == "remote":
-            remote = Remote.from_environment()
-            if remote is None or remote.settings.model != choice.name:
-                raise DataError(f"The remote model {choice.name} is not configured any more.")
-            return _Stoppable(ZeroShotSystem(remote.text_model(sampling)), self._stopped)
+            return _Stoppable(ZeroShotSystem(self._catalogue.text_model(choice, sampling, who)), self._stopped)
         if choice.kind == "base":
             base = self._catalogue.base()
             base.sampling = replace(sampling, max_tokens=sampling.max_tokens + LINE_TOKENS)

@@ -93,7 +93,7 @@ class BatchRequests:
             raise DataError("A batch runs already; wait for it, or cancel it first.")
         protocol, sampling = text_of(values, "protocol", 40), sampling_of(values.get("sampling"))
         made = batches.create(name, dialogues, choices, protocol, sampling, learnt)
-        batches.run(made)
+        batches.run(made, call.who)
         return self._state(made)
 
     def _data(self, values: Mapping[str, Any]) -> tuple[str, list[Dialogue], list[Dialogue] | None]:
@@ -122,10 +122,7 @@ class BatchRequests:
         identifier, batches = call.path["id"], self.batches
         match call.values.get("do"):
             case "run":
-                choices = [one for one in batches.plan(identifier).systems if one.kind == "remote"]
-                if choices:
-                    chosen(self._catalogue, {**call.values, "systems": [{"kind": "remote", "name": choices[0].name}]})
-                batches.run(identifier)
+                batches.run(identifier, call.who)
             case "cancel":
                 batches.status(identifier)
                 batches.stop()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from app.audit import HERE
 from app.compare.errors import StoppedError
 from app.compare.slices import on_worker
 from app.compare.systems import Catalogue, Choice, Moment
@@ -77,6 +78,7 @@ class Comparison:
         choices: who answers, in the person's order.
         sampling: of every reply; the same seed gives the same text of a local system.
         blind: columns in an order drawn anew, whose names are not told until the vote is locked.
+        who: asks, for the log of what a remote system is told.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Comparison:
         choices: Sequence[Choice],
         sampling: Sampling,
         blind: bool = False,
+        who: str = HERE,
     ) -> None:
         if not LEAST <= len(choices) <= MOST or len(set(choices)) != len(choices):
             raise DataError(f"Expected {LEAST} to {MOST} different systems, got {', '.join(c.name for c in choices) or 'none'}.")
@@ -101,7 +104,7 @@ class Comparison:
         self.vote: Mapping[str, object] | None = None
         self.lock = threading.RLock()
         self.touched = time.monotonic()
-        self._catalogue, self._worker, self._rewards = catalogue, worker, rewards
+        self._catalogue, self._worker, self._rewards, self._who = catalogue, worker, rewards, who
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="multimood-compare", daemon=True)
 
@@ -225,7 +228,7 @@ class Comparison:
     def _ask(self, column: Column) -> None:
         began = time.monotonic()
         try:
-            answer: Answer = self._catalogue.ask_remote(self.moment, self.sampling)
+            answer: Answer = self._catalogue.ask_remote(column.choice, self.moment, self.sampling, self._who)
         except MultiMoodError as error:
             self._fail(column, str(error).replace("The judge's endpoint", "The endpoint"))
             return

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 from app.compare.engines import Engines
 from app.ports import EngineLike
-from app.remote import LoggedEndpoint
+from app.remote import Remote, RemoteOffError
 from multimood_core.base_model import NAME as BASE_NAME
 from multimood_core.base_model import BaseTextModel
 from multimood_core.decoding import LABELS, Sampling
-from multimood_core.endpoint import EndpointSettings
 from multimood_core.engine import Engine, Event, Labelled, ReplyPart
 from multimood_core.errors import DataError, ModelError
 from multimood_core.evaluation import Answer, Question
@@ -24,18 +21,8 @@ from multimood_core.records import Context, HistoryTurn, Turn
 from multimood_core.systems import ANSWER_TOKENS, EndpointTextModel, read_answer, zero_shot_prompt
 
 Kind = Literal["checkpoint", "base", "remote"]
-MODEL: Final = "MULTIMOOD_COMPARE_MODEL"
-URL: Final = "MULTIMOOD_COMPARE_URL"
-KEY: Final = "MULTIMOOD_COMPARE_KEY"
-OPENAI: Final = "api.openai.com"
 LINE_TOKENS: Final = ANSWER_TOKENS - Sampling().max_tokens  # what the three label lines may take beside the reply
-SENT: Final = (
-    "the client's words",
-    "the words and labels of the turns before",
-    "problem and situation",
-    "the prompt's fixed instructions",
-    "model, temperature and most tokens",
-)
+RETRIES: Final = 2  # of a remote system: somebody waits for its column
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,41 +55,16 @@ class Moment:
         return Question(self.item or "turn", self.item or "turn", self.words, self.history, self.context)
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """The endpoint that the environment names. It is asked only where a person has agreed to its host."""
-
-    settings: EndpointSettings
-
-    @classmethod
-    def from_environment(cls) -> Remote | None:
-        """None where ``MULTIMOOD_COMPARE_MODEL`` is not set."""
-        model = os.environ.get(MODEL)
-        if not model:
-            return None
-        key = os.environ.get(KEY) or os.environ.get("OPENAI_API_KEY", "")
-        return cls(EndpointSettings(model, os.environ.get(URL) or None, key, retries=2))
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.settings.base_url).netloc if self.settings.base_url else OPENAI
-
-    def text_model(self, sampling: Sampling) -> EndpointTextModel:
-        """The endpoint with a comparison's temperature and length; it knows neither our seed nor our top-p."""
-        most = sampling.max_tokens + LINE_TOKENS
-        settings = replace(self.settings, temperature=sampling.temperature, max_tokens=most)
-        return EndpointTextModel(LoggedEndpoint(settings, "compare"))
-
-
 class Catalogue:
     """The systems of a running app.
 
     Args:
         engines: checkpoints by name.
+        remote: the gate before a model elsewhere.
     """
 
-    def __init__(self, engines: Engines) -> None:
-        self.engines = engines
+    def __init__(self, engines: Engines, remote: Remote) -> None:
+        self.engines, self.remote = engines, remote
         self._base: BaseTextModel | None = None
         self._lock = threading.Lock()
 
@@ -111,8 +73,8 @@ class Catalogue:
         found = [Choice("checkpoint", name) for name in self.engines.names()]
         if isinstance(self.engines.first, Engine):
             found.append(Choice("base", BASE_NAME))
-        if (remote := Remote.from_environment()) is not None:
-            found.append(Choice("remote", remote.settings.model))
+        if (offer := self.remote.offer("compare")) is not None:
+            found.append(Choice("remote", offer.model))
         return found
 
     def find(self, kind: object, name: object) -> Choice:
@@ -155,35 +117,61 @@ class Catalogue:
         run = engine.begin(moment.turn, moment.history, moment.context, engine.memory(), 0.0)
         return run.events(sampling)
 
-    def ask_remote(self, moment: Moment, sampling: Sampling) -> Answer:
-        """The endpoint's answer; waits for the network.
+    def text_model(self, choice: Choice, sampling: Sampling, who: str) -> EndpointTextModel:
+        """A remote system with a comparison's temperature and length; it knows neither our seed nor our top-p.
+
+        Args:
+            choice: the system.
+            sampling: of the replies.
+            who: asks.
 
         Raises:
+            RemoteOffError: nobody has turned it on, or it is not the one that is configured.
+        """
+        offer = self.remote.offer("compare")
+        if offer is None or offer.model != choice.name:
+            raise RemoteOffError(f"The remote model {choice.name} is not configured any more.")
+        most = sampling.max_tokens + LINE_TOKENS
+        asked = self.remote.endpoint(
+            "compare", who, temperature=sampling.temperature, max_tokens=most, retries=RETRIES
+        )
+        return EndpointTextModel(asked)
+
+    def ask_remote(self, choice: Choice, moment: Moment, sampling: Sampling, who: str) -> Answer:
+        """A remote system's answer; waits for the network.
+
+        Raises:
+            RemoteOffError: nobody has turned it on.
             ModelError: the endpoint cannot be asked.
         """
-        remote = Remote.from_environment()
-        if remote is None:
-            raise ModelError(f"Expected the name of a remote model in {MODEL}, but it is not set.")
         prompt = zero_shot_prompt(moment.question())
-        text = remote.text_model(sampling).complete(prompt, sampling.max_tokens + LINE_TOKENS)
+        text = self.text_model(choice, sampling, who).complete(prompt, sampling.max_tokens + LINE_TOKENS)
         if text is None:
-            raise ModelError(f"{remote.host} gave no answer that could be used; try again.")
+            raise ModelError(f"{choice.name} gave no answer that could be used; try again.")
         return read_answer(text)
+
+    def require_on(self, choices: Iterable[Choice]) -> None:
+        """Refuses a remote system as long as nobody has turned it on.
+
+        Raises:
+            RemoteOffError: nobody has.
+        """
+        offer = self.remote.offer("compare")
+        if offer is not None and any(choice.kind == "remote" for choice in choices):
+            self.remote.require_on(offer.host)
 
 
 def chosen(catalogue: Catalogue, values: Mapping[str, Any]) -> list[Choice]:
-    """The systems of a request; a remote one only where the page has agreed to its very host.
+    """The systems of a request.
 
     Raises:
-        DataError: no such system, or nobody has agreed.
+        DataError: no such system, or a remote one that nobody has turned on.
     """
     raw = values.get("systems")
     if not isinstance(raw, list) or not all(isinstance(one, dict) for one in raw):
         raise DataError("Expected the systems to compare.")
     found = [catalogue.find(one.get("kind"), one.get("name")) for one in raw]
-    remote = Remote.from_environment()
-    if remote and any(one.kind == "remote" for one in found) and values.get("remote") != remote.host:
-        raise DataError(f"Text would be sent to {remote.host}: agree to this first.")
+    catalogue.require_on(found)
     return found
 
 

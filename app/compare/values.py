@@ -25,6 +25,7 @@ class Call:
     data: bytes
     query: Mapping[str, str]
     path: Mapping[str, Any]
+    who: str
 
 
 def asked_from_own_page(request: Request) -> bool:

@@ -1,7 +1,8 @@
-// Automatic judges beside the people: the local one, an endpoint once its host was agreed to, or verdicts from a file.
+// Automatic judges beside the people: the local one, one elsewhere that is on and agreed to for this study, or verdicts from a file.
 "use strict";
 import { ask, button, field, inFront, picker, say } from "./annotate.js";
 import { h } from "./element.js";
+import { told, turnOn } from "./remote.js";
 
 export function judges(about, draw) {
   const place = h("div", { id: "mm-judges" }), path = `study/${about.id}/judges`;
@@ -12,12 +13,15 @@ export function judges(about, draw) {
     render(await ask(path, { run: true, judge: one.key, host: one.host }));
   };
   const offer = (one, about) => {
+    const gate = about.remote.find((other) => other.host === one.host);
     const agreed = h("input", { type: "checkbox", "aria-label": `send to ${one.host}` });
     return h("div", { class: "mm-judge-offer", "data-judge": one.key }, h("p", {}, h("b", {}, one.host ? one.name : "Local judge"),
         one.host ? ` scores ${one.dimensions.join(", ")}.` : ` (${one.name}) scores ${one.dimensions.join(", ")}; nothing leaves this computer.`, ` ${one.done} of ${about.wanted} pairs judged.`),
-      one.host ? h("label", { class: "mm-check" }, agreed, h("span", {}, "Send to ", h("b", {}, one.host), `, once for each of ${about.responses} responses: ${one.fields.join(", ")}. `
+      gate ? told(gate) : null,
+      gate && !gate.on ? button(`Turn on ${gate.host}`, async () => { await turnOn(gate.host); render(await ask(path)); }) : null,
+      gate?.on ? h("label", { class: "mm-check" }, agreed, h("span", {}, "Send the texts of this study to ", h("b", {}, one.host), `, once for each of ${about.responses} responses. `
         + "No name of a system or a rater goes along. What the de-identification left in the texts does.")) : null,
-      button(one.done && one.done < about.wanted ? "Go on" : "Run it", run(one, agreed), "mm-plain", { disabled: about.running || one.done >= about.wanted }));
+      gate && !gate.on ? null : button(one.done && one.done < about.wanted ? "Go on" : "Run it", run(one, agreed), "mm-plain", { disabled: about.running || one.done >= about.wanted }));
   };
   const render = (found) => {
     clearTimeout(timer);

@@ -5,6 +5,7 @@ import { h } from "./element.js";
 import { draw } from "./compare_show.js";
 import { showBatches } from "./compare_batch.js";
 import { showRanking } from "./compare_vote.js";
+import { told, turnOn } from "./remote.js";
 
 const BASE = new URL("..", import.meta.url).href;
 const KEPT = "multimood.compare";
@@ -69,22 +70,24 @@ export function samplingFields() {
     value: () => Object.fromEntries(Object.entries(made).map(([name, input]) => [name, Number(input.value)])) };
 }
 
-// Systems as boxes to tick; a remote one with what is sent, and the consent to it.
+// Systems as boxes to tick; where a remote one is ticked, what it would be told, and the switch.
 export function systemFields(choices, least, most, ticked) {
-  const agree = h("input", { type: "checkbox", id: `mm-c-agree-${least}` });
-  const boxes = choices.systems.map((one, i) => ({ one, box: h("input", { type: "checkbox", checked: i < ticked && one.kind !== "remote", onchange: () => show() }) }));
-  const remote = choices.remote;
-  const consent = !remote ? null : h("div", { class: "mm-c-consent", hidden: true }, h("p", {}, "Text leaves this computer for ", h("b", {}, remote.host), ", model ", h("b", {}, remote.model), ":"),
-    h("ul", {}, remote.sent.map((one) => h("li", {}, one))), h("p", {}, "No picture and no sound is sent, and nothing that face or voice show."),
-    h("label", { class: "mm-c-tick" }, agree, ` I agree that this is sent to ${remote.host}`));
-  const show = () => { if (consent) consent.hidden = !boxes.some(({ one, box }) => box.checked && one.kind === "remote"); };
+  const boxes = choices.systems.map((one, i) => ({ one, box: h("input", { type: "checkbox", checked: i < ticked && one.kind !== "remote", onchange: doing(() => show()) }) }));
+  const consent = h("div", { class: "mm-c-consent", tabindex: -1, hidden: true });
+  const show = async () => { // asked for anew: the switch may have been turned in another tab
+    consent.hidden = !boxes.some(({ one, box }) => box.checked && one.kind === "remote");
+    if (consent.hidden) return;
+    const hosts = (await ask("choices")).remote;
+    consent.replaceChildren(...hosts.flatMap((one) => [...told(one), one.on ? "" : button(`Turn on ${one.host}`, async () => { await turnOn(one.host); await show(); consent.focus(); })]));
+  };
   const kinds = { checkpoint: "checkpoint", base: "before training, words alone", remote: "remote, words alone" };
   return { element: h("fieldset", { class: "mm-c-systems" }, h("legend", {}, most > least ? `Systems, ${least} to ${most}` : "Systems"),
     boxes.map(({ one, box }) => h("label", { class: "mm-c-tick" }, box, h("span", {}, one.name, h("small", {}, ` ${kinds[one.kind]}`)))), consent),
-  value: () => {
+  value: async () => {
     const systems = boxes.filter(({ box }) => box.checked).map(({ one }) => ({ kind: one.kind, name: one.name }));
     if (systems.length < least || systems.length > most) throw new Error(`Choose ${least} to ${most} systems; ${systems.length} ${systems.length === 1 ? "is" : "are"} ticked.`);
-    return { systems, remote: remote && agree.checked && !consent.hidden ? remote.host : "" };
+    await show();
+    return { systems };
   } };
 }
 
@@ -151,7 +154,7 @@ async function start() {
   const source = sourceFields(choices), systems = systemFields(choices, 2, 4, 2), sampling = samplingFields();
   const blind = h("input", { type: "checkbox", id: "mm-c-blind" });
   const form = h("form", { id: "mm-c-form", onsubmit: doing(async () => {
-    const body = { ...systems.value(), sampling: sampling.value(), blind: blind.checked, source: await source.value() };
+    const body = { ...(await systems.value()), sampling: sampling.value(), blind: blind.checked, source: await source.value() };
     const found = await ask("start", body);
     say("");
     const shown = root().querySelector("#mm-c-shown");

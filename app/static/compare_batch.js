@@ -31,30 +31,29 @@ export async function showBatches(place, choices) {
   }));
   const form = h("form", { id: "mm-c-batch-form", onsubmit: doing(async () => {
     if (!data.value && !upload) throw new Error("Choose a file of dialogues first.");
-    await ask("batch", { ...systems.value(), data: data.value, upload: data.value ? "" : upload, first: Number(first.value), count: Number(count.value), protocol: protocol.value, sampling: sampling.value() });
-    await refresh(list, choices);
+    await ask("batch", { ...(await systems.value()), data: data.value, upload: data.value ? "" : upload, first: Number(first.value), count: Number(count.value), protocol: protocol.value, sampling: sampling.value() });
+    await refresh(list);
   }) }, h("div", { class: "mm-c-grid mm-c-wide" }, field("data", data), own, field("labels in the history", protocol), field("first dialogue", first), field("dialogues", count)), told,
   systems.element, sampling.element, h("button", { class: "mm-solid", id: "mm-c-batch-start" }, "Begin"));
   which();
   place.replaceChildren(form, list);
-  await refresh(list, choices);
+  await refresh(list);
 }
 
 let looking = null;
-async function refresh(list, choices) {
+async function refresh(list) {
   const mine = {};
   looking = mine;
-  const open = new Set();
   while (looking === mine && list.isConnected) {
     const found = await ask("batches");
     if (looking !== mine) return;
-    const again = () => refresh(list, choices);
+    const again = () => refresh(list);
     const text = JSON.stringify(found);
     if (list.dataset.last !== text) {
       list.dataset.last = text;
       const shown = new Map([...list.children].map((one) => [one.dataset.id, one]));
       const active = document.activeElement?.closest?.("[data-id]")?.dataset.id, label = document.activeElement?.textContent;
-      list.replaceChildren(...found.map((one) => row(one, choices, again, open, shown.get(one.id))));
+      list.replaceChildren(...found.map((one) => row(one, again, shown.get(one.id))));
       if (active) [...list.querySelectorAll(`[data-id="${active}"] button`)].find((one) => one.textContent === label)?.focus();
     }
     if (!found.some((one) => one.running)) return;
@@ -62,8 +61,8 @@ async function refresh(list, choices) {
   }
 }
 
-function row(one, choices, again, open, before) {
-  const act = (name) => async () => { await ask(`batch/${one.id}`, { do: name, remote: name === "run" ? choices.remote?.host : "" }); await again(); };
+function row(one, again, before) {
+  const act = (name) => async () => { await ask(`batch/${one.id}`, { do: name }); await again(); };
   const complete = one.scored && !one.running, table = before?.querySelector(".mm-scroll") || h("div", { class: "mm-scroll", tabindex: 0, role: "group", "aria-label": "table" });
   if (complete && !table.childElementCount) ask(`batch/${one.id}`).then((found) => table.replaceChildren(tabled(found.table)), (error) => table.replaceChildren(error.message));
   return h("section", { class: "mm-c-batch", "data-id": one.id }, h("h4", {}, one.name, h("small", {}, ` ${one.systems.join(", ")} · ${one.protocol} · ${when(one.made)}`)),

@@ -1,6 +1,7 @@
 // The Privacy tab: what is kept of whom, and every way to end it. Everything shown is built as text nodes.
 "use strict";
 import { h } from "./element.js";
+import { told } from "./remote.js";
 const BASE = new URL("..", import.meta.url).href;
 const root = () => document.querySelector("#mm-privacy");
 const NAMES = { transcript: "words and labels", audio: "sound", video: "pictures" };
@@ -127,12 +128,11 @@ function period() {
 }
 
 function elsewhere() {
-  const { offer, on } = state.remote;
-  if (!offer) return card("Models elsewhere", h("p", {}, "None is configured. No text leaves this computer."));
-  return card("Models elsewhere", h("p", { id: "mm-remote-line" }, on ? "On: " : "Off. If it were on, ", h("b", {}, offer.host),
-    ` (${offer.model}) would be told, as text alone: ${offer.fields.join(", ").replaceAll("-", " ")}. Sound and pictures never leave.`),
-  state.admin ? (on ? button("mm-remote", "Turn it off", doing("remote", { on: false }, "Off: nothing leaves this computer."))
-    : sure("mm-remote", "Turn it on", `Send text to ${offer.host}?`, "Turn it on", doing("remote", { on: true, host: offer.host }, "On, until MultiMood ends or you turn it off."))) : null);
+  const hosts = state.remote, off = hosts.filter((one) => !one.on);
+  if (!hosts.length) return card("Models elsewhere", h("p", {}, "None is configured. No text leaves this computer."));
+  return card("Models elsewhere", hosts.map((one) => h("div", { "data-host": one.host }, told(one))), !state.admin ? null : [
+    off.map((one, i) => sure(`mm-remote-${i}`, `Turn on ${one.host}`, `Send text to ${one.host}?`, "Turn it on", doing("remote", { on: true, host: one.host }, "On, until MultiMood ends or you turn it off."))),
+    off.length < hosts.length ? button("mm-remote-off", "Turn off all", doing("remote", { on: false }, "Off: nothing leaves this computer.")) : null]);
 }
 
 function trail() {

@@ -3,22 +3,20 @@
 A judge of the core scores one response at a time, so no order of two can sway it; its verdict on a pair is the response
 with the higher score. Stopped or killed at any point, the job goes on with the pairs that the judge has not judged.
 
-The local judge needs no network. An endpoint is off until the environment names one (``EndpointSettings``), and then runs
-for who has read, and sends back, the host that the texts would go to.
+The local judge needs no network. A judge elsewhere runs for a study where its researcher sends back the host that was shown
+with what it would be told, and as long as that host is turned on (``app/remote.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Select, exists, func, insert, select
 
-from app.remote import LoggedEndpoint
+from app.remote import Remote
 from app.studies.background import Background
 from app.studies.errors import InputError, StudyError
 from app.studies.lookup import criteria_in, led_study
@@ -26,7 +24,6 @@ from app.studies.people import Person
 from app.studies.records import Criterion
 from app.studies.schema import item, judge_verdict, pair, response
 from app.studies.store import Store
-from multimood_core.endpoint import EndpointSettings
 from multimood_core.judges import DIMENSION_NAMES, Judge, TrustReward
 from multimood_core.preference import Verdict
 from multimood_core.records import Context, HistoryTurn
@@ -36,14 +33,11 @@ from multimood_core.rewards import EMBEDDED, PartedScore, ReplySituation
 GROUNDS: Final[Mapping[str, str]] = {"identification": "empathy", "comfort": "empathy", "overall": "all that it judges"}
 MARGIN: Final = 1 / 18  # scores in [0, 1] closer than half a step of the endpoint's ten-point scale are a tie
 BATCH: Final = 4  # items judged together; an endpoint has their responses side by side
-OPENAI: Final = "https://api.openai.com/v1"  # where the client goes without an address
-# What ``endpoint_judge.judge_messages`` puts into a request, in words.
-FIELDS: Final = ("the problem", "the situation", "the last six turns before the client's", "the client's turn", "a response")
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A judge that can be run: ``host`` is empty where nothing leaves this computer."""
+    """A judge that can be run: ``host`` is empty where nothing leaves this computer, ``fields`` is what it would be told."""
 
     key: str
     name: str
@@ -71,22 +65,17 @@ def local_name() -> str:
     return f"local {digest.hexdigest()[:12]}"
 
 
-def endpoint_settings() -> EndpointSettings | None:
-    """The endpoint of the environment with its address spelt out, so that the host that is shown is the one that is asked."""
-    found = EndpointSettings.from_environment()
-    return found and replace(found, base_url=found.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
-
-
 class Judging:
     """One judge at a time, on one study.
 
     Args:
         store: the database.
+        remote: the gate before a judge elsewhere.
         local: loads the local judge.
     """
 
-    def __init__(self, store: Store, local: Callable[[], tuple[Judge, str]] = local_judge) -> None:
-        self._store, self._local = store, local
+    def __init__(self, store: Store, remote: Remote, local: Callable[[], tuple[Judge, str]] = local_judge) -> None:
+        self._store, self._remote, self._local = store, remote, local
         self._work = Background("multimood-judge", "A judge is at work already; wait for it, or stop it first.")
         self._name = ""
 
@@ -101,9 +90,10 @@ class Judging:
             )  # fmt: skip
             texts = connection.execute(responses).scalar_one()
         status = self._work.status(number, lambda: self._counts(number, self._name))
-        judges = [asdict(offer) | {"done": self._counts(number, offer.name)[0]} for offer in _offers()]
+        judges = [asdict(offer) | {"done": self._counts(number, offer.name)[0]} for offer in self._offers()]
         judged = [criterion.name for criterion in _judged(criteria)]
-        return {"judges": judges, "criteria": judged, "responses": texts, "name": self._name, **status}
+        hosts = [one for one in self._remote.shown() if any(use["purpose"] == "study" for use in one["uses"])]
+        return {"judges": judges, "criteria": judged, "responses": texts, "name": self._name, "remote": hosts, **status}
 
     def _counts(self, number: int, judge: str) -> tuple[int, int]:
         with self._store.read() as connection:
@@ -117,11 +107,12 @@ class Judging:
             by: who leads the study.
             number: of it.
             key: ``local`` or ``endpoint``.
-            host: where the texts go, as it was shown; empty for the local judge.
+            host: where the texts of this study may go, as it was shown and agreed to; empty for the local judge.
 
         Raises:
             StudyError: the study is a draft or a record, has none of the criteria, or a judge is at work.
             InputError: no such judge, or the host is another than was shown.
+            RemoteOffError: nobody has turned that host on.
         """
         with self._store.read() as connection:
             row = led_study(connection, by, number)
@@ -134,25 +125,27 @@ class Judging:
             raise StudyError(
                 f"These judges speak to {', '.join(GROUNDS)} alone, which this study does not ask: bring in verdicts as a file."
             )
-        offer = next((one for one in _offers() if one.key == key), None)
+        offer = next((one for one in self._offers() if one.key == key), None)
         if offer is None:
-            raise InputError(f"Expected a judge of {', '.join(one.key for one in _offers())}, got {key!r}.")
+            raise InputError(f"Expected a judge of {', '.join(one.key for one in self._offers())}, got {key!r}.")
         if host != offer.host:
             raise InputError(f"Texts would go to {offer.host or 'nobody'}, which is not what was agreed to ({host or 'nobody'}).")
-        self._work.begin(number, self._counts(number, offer.name)[0], lambda: self._run(number, offer, criteria))
+        if offer.host:
+            self._remote.require_on(offer.host)
+        self._work.begin(number, self._counts(number, offer.name)[0], lambda: self._run(by, number, offer, criteria))
         self._name = offer.name
 
     def stop(self, number: int | None = None) -> None:
         """Ends the job, of this study alone where one is given, after the items that are being judged."""
         self._work.stop(number)
 
-    def _run(self, number: int, offer: Offer, criteria: Sequence[Criterion]) -> str:
+    def _run(self, by: Person, number: int, offer: Offer, criteria: Sequence[Criterion]) -> str:
         """Returns what could not be judged, in words."""
         with self._store.read() as connection:
             waiting = _waiting(connection, number, offer.name)
         if not waiting:
             return ""
-        judge = self._local()[0] if offer.key == "local" else _endpoint_judge()
+        judge = self._elsewhere(by, number) if offer.host else self._local()[0]
         reward, failed = TrustReward(judge), 0
         items = list(waiting)
         for start in range(0, len(items), BATCH):
@@ -169,6 +162,18 @@ class Judging:
                 with self._store.write(number) as connection:
                     connection.execute(insert(judge_verdict), rows)
         return f"{failed} could not be judged; run it again for them." if failed else ""
+
+    def _offers(self) -> list[Offer]:
+        offers = [Offer("local", local_name(), ("empathy",))]
+        if (found := self._remote.offer("study")) is not None:
+            name = f"{found.model} at {found.host}"[:120]
+            offers.append(Offer("endpoint", name, DIMENSION_NAMES, found.host, found.fields))
+        return offers
+
+    def _elsewhere(self, by: Person, number: int) -> Judge:
+        from multimood_core.endpoint_judge import EndpointJudge
+
+        return EndpointJudge(self._remote.endpoint("study", by.name, str(number)))
 
     def _scores(self, reward: TrustReward, some: Mapping[int, Sequence[tuple[int, int, int]]]) -> dict[int, PartedScore]:
         """The score of each response of these items, by its number."""
@@ -191,23 +196,6 @@ def verdicts_of_scores(left: PartedScore, right: PartedScore, criteria: Sequence
         if a is not None and b is not None:
             found[criterion.key] = "tie" if abs(a - b) < MARGIN else "win" if a > b else "loss"
     return found
-
-
-def _offers() -> list[Offer]:
-    offers = [Offer("local", local_name(), ("empathy",))]
-    if (settings := endpoint_settings()) is not None:
-        host = urlsplit(settings.base_url or "").netloc
-        offers.append(Offer("endpoint", f"{settings.model} at {host}"[:120], DIMENSION_NAMES, host, FIELDS))
-    return offers
-
-
-def _endpoint_judge() -> Judge:
-    from multimood_core.endpoint_judge import EndpointJudge
-
-    settings = endpoint_settings()
-    if settings is None:
-        raise StudyError("No endpoint is set any more.")
-    return EndpointJudge(LoggedEndpoint(settings, "study"))
 
 
 def _judged(criteria: Sequence[Criterion]) -> list[Criterion]:

@@ -262,7 +262,7 @@ def test_covered_faces_are_not_found_any_more(made: bool, request: pytest.Fixtur
 @pytest.fixture
 def client(sessions: Sessions, keeper: Keeper) -> Iterator[TestClient]:
     retention = Retention(keeper)
-    api = PrivacyApi(sessions, keeper, retention, Remote(keeper.audit, lambda: None), read_text)
+    api = PrivacyApi(sessions, keeper, retention, Remote(keeper.audit), read_text)
     yield TestClient(Starlette(routes=api.routes), headers={"x-multimood": "1"})
     retention.close()
 

@@ -3,104 +3,123 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.audit import Audit
-from app.remote import Remote, RemoteOffError
+from app.audit import Audit, AuditError
+from app.remote import Purpose, Remote, RemoteOffError
 from multimood_core.endpoint import EndpointSettings
 from multimood_core.errors import DataError
+from tests.multimood_core.stub_endpoint import Answer, StubEndpoint, serve
 from tests.test_architecture import REPOSITORY, imported
 
 SAID = "the twins do not visit any more"
 
 
-class Model(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server on this computer that keeps what it was sent."""
-
-    got: list[str] = []
-
-    def do_POST(self) -> None:
-        Model.got.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "I hear you."}}
-        body = json.dumps(
-            {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-        ).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+@pytest.fixture
+def stub() -> Iterator[StubEndpoint]:
+    with serve(lambda number, request: Answer("I hear you.")) as stub:
+        yield stub
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Iterator[EndpointSettings]:
-    Model.got = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield EndpointSettings(
-        "a-model", f"http://127.0.0.1:{server.server_port}/v1", retries=0, cache=tmp_path / "cache.sqlite3"
-    )
-    server.shutdown()
-    server.server_close()
+def settings(tmp_path: Path, stub: StubEndpoint) -> EndpointSettings:
+    return EndpointSettings("a-model", stub.url, retries=3, cache=tmp_path / "cache.sqlite3")
 
 
 @pytest.fixture
 def remote(tmp_path: Path, settings: EndpointSettings) -> Remote:
-    return Remote(Audit(tmp_path / "audit.jsonl"), lambda: settings)
+    """A model for Compare, none for studies."""
+    return Remote(Audit(tmp_path / "audit.jsonl"), lambda purpose: settings if purpose == "compare" else None)
 
 
-def asked(remote: Remote) -> list[str | None]:
-    return remote.endpoint("compare", "anna").ask([[{"role": "user", "content": SAID}]], [bool])
+def on(remote: Remote) -> Remote:
+    """As somebody has turned it on who saw the host."""
+    (offer,) = remote.offers
+    remote.turn_on(offer.host, "anna")
+    return remote
 
 
-def test_it_is_off_until_somebody_turns_it_on_for_the_host_that_was_shown(remote: Remote) -> None:
-    assert Remote(remote._audit, lambda: None).offer is None, "nothing is configured by default"
-    assert (remote.is_on, Model.got) == (False, [])
-    with pytest.raises(RemoteOffError, match="no text leaves"):
+def asked(remote: Remote, purpose: Purpose = "compare") -> list[str | None]:
+    return remote.endpoint(purpose, "anna").ask([[{"role": "user", "content": SAID}]], [bool])
+
+
+def test_it_is_off_until_somebody_turns_it_on_for_the_host_that_was_shown(remote: Remote, stub: StubEndpoint) -> None:
+    assert Remote(remote._audit, lambda purpose: None).shown() == [], "nothing is configured by default"
+    (shown,) = remote.shown()
+    assert shown["host"] in stub.url
+    assert not shown["on"]
+    assert shown["uses"][0]["fields"] == ("client-words", "earlier-turns", "earlier-labels", "problem", "situation")
+    with pytest.raises(RemoteOffError, match="no text goes there"):
         asked(remote)
-    offer = remote.offer
-    assert offer is not None
-    assert offer.fields == ("client-words", "therapist-words", "labels", "problem", "situation")
     with pytest.raises(DataError, match="look again"):
         remote.turn_on("api.elsewhere.example", "anna")
-    assert not remote.is_on
-    remote.turn_on(offer.host, "anna")
-    assert asked(remote) == ["I hear you."]
-    assert SAID in Model.got[0]
+    with pytest.raises(RemoteOffError):
+        asked(remote)
+    assert stub.requests == []
+    assert asked(on(remote)) == ["I hear you."]
+    assert SAID in json.dumps(stub.requests)
+
+
+def test_each_host_has_a_switch_of_its_own_and_one_act_turns_all_off(tmp_path: Path, settings: EndpointSettings) -> None:
+    with serve(lambda number, request: Answer("And I.")) as other:
+        both = {"compare": settings, "study": replace(settings, base_url=other.url)}
+        remote = Remote(Audit(tmp_path / "audit.jsonl"), lambda purpose: both[purpose])
+        here, there = (one["host"] for one in remote.shown())
+        remote.turn_on(here, "anna")
+        assert asked(remote) == ["I hear you."]
+        with pytest.raises(RemoteOffError):
+            asked(remote, "study")
+        remote.turn_on(there, "anna")
+        assert asked(remote, "study") == ["And I."]
+        remote.turn_off("anna")
+        for purpose in both:
+            with pytest.raises(RemoteOffError):
+                asked(remote, purpose)  # type: ignore[arg-type]
+        both["study"] = settings
+        (one,) = remote.shown()
+        assert [use["purpose"] for use in one["uses"]] == ["compare", "study"], "one host shows all that it is told"
 
 
 def test_what_passes_is_written_down_without_its_words(remote: Remote, tmp_path: Path) -> None:
-    offer = remote.offer
-    assert offer is not None
-    remote.turn_on(offer.host, "anna")
-    asked(remote)
+    asked(on(remote))
     remote.turn_off("anna")
     entries = remote._audit.entries()
     assert [e.what for e in entries] == ["remote.on", "remote.asked", "remote.off"]
-    assert entries[0].about["host"] == offer.host
-    told = {"host": offer.host, "model": "a-model", "purpose": "compare", "prompts": 1, "characters": len(SAID)}
+    host = remote.offers[0].host
+    assert (entries[0].about["host"], entries[0].about["purpose"]) == (host, "compare")
+    assert str(entries[0].about["fields"]).startswith("client-words,")
+    told = {"host": host, "model": "a-model", "purpose": "compare", "prompts": 1, "characters": len(SAID)}
     assert dict(entries[1].about) == told
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert SAID.encode() not in written
 
 
-def test_an_endpoint_that_was_handed_out_closes_with_the_gate(remote: Remote) -> None:
-    offer = remote.offer
-    assert offer is not None
-    remote.turn_on(offer.host, "anna")
-    endpoint = remote.endpoint("compare", "anna")
+def test_an_endpoint_that_was_handed_out_closes_with_the_gate(remote: Remote, stub: StubEndpoint) -> None:
+    endpoint = on(remote).endpoint("compare", "anna")
     remote.turn_off("anna")
     with pytest.raises(RemoteOffError):
         endpoint.ask([[{"role": "user", "content": SAID}]], [bool])
-    assert Model.got == []
+    assert stub.requests == []
+
+
+def test_nothing_is_sent_again_once_it_is_off(tmp_path: Path) -> None:
+    """Neither a retry of the call that runs nor the calls that wait behind it."""
+
+    def respond(number: int, request: dict[str, object]) -> Answer:
+        remote.turn_off("anna")
+        return Answer(status=500, body=b"oops")
+
+    with serve(respond) as stub:
+        settings = EndpointSettings("a-model", stub.url, retries=3, concurrency=1)
+        remote = on(Remote(Audit(tmp_path / "audit.jsonl"), {"compare": settings}.get))
+        endpoint = remote.endpoint("compare", "anna")
+        with pytest.raises(RemoteOffError):
+            endpoint.ask([[{"role": "user", "content": SAID}]] * 5, [bool] * 5)
+        assert len(stub.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,23 +130,18 @@ def test_an_endpoint_that_was_handed_out_closes_with_the_gate(remote: Remote) ->
         {"role": "user", "content": "a", "audio": "b"},
     ],
 )
-def test_only_text_passes(remote: Remote, message: dict[str, object]) -> None:
-    offer = remote.offer
-    assert offer is not None
-    remote.turn_on(offer.host, "anna")
+def test_only_text_passes(remote: Remote, stub: StubEndpoint, message: dict[str, object]) -> None:
     with pytest.raises(DataError, match="text alone"):
-        remote.endpoint("compare", "anna").ask([[message]], [bool])  # type: ignore[list-item]
-    assert Model.got == []
+        on(remote).endpoint("compare", "anna").ask([[message]], [bool])  # type: ignore[list-item]
+    assert stub.requests == []
 
 
 def test_without_a_log_nothing_passes(remote: Remote, tmp_path: Path) -> None:
-    offer = remote.offer
-    assert offer is not None
     (tmp_path / "file").write_text("")
     blocked = Remote(Audit(tmp_path / "file" / "audit.jsonl"), remote._settings)
-    with pytest.raises(DataError):
-        blocked.turn_on(offer.host, "anna")
-    assert not blocked.is_on
+    with pytest.raises(AuditError):
+        on(blocked)
+    assert not blocked.shown()[0]["on"]
 
 
 def test_no_other_module_of_the_app_reaches_out() -> None:

@@ -22,6 +22,8 @@ import uvicorn
 from argon2 import PasswordHasher
 from starlette.applications import Starlette
 
+from app.audit import Audit
+from app.remote import Remote
 from app.studies import schema
 from app.studies.api import StudyApi
 from app.studies.people import People
@@ -49,7 +51,7 @@ def next_item(url: str, seconds: float = 30.0) -> np.ndarray:
         with store.write() as connection:
             connection.execute(schema.web_session.insert().values(values | {"expires": time.time() + 3600}))
     worker = Worker()
-    api = StudyApi(worker, no_model, url)
+    api = StudyApi(worker, no_model, Remote(Audit()), url)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(Starlette(routes=api.routes), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -16,12 +16,13 @@ from multimood_core.judges import DIMENSION_NAMES
 
 @dataclass
 class Answer:
-    """What the server does with a request: it waits, then answers with a status and a message's text."""
+    """What the server does with a request: it waits, then answers with a status and a message's text, or sends elsewhere."""
 
     text: str = ""
     status: int = 200
     seconds: float = 0.0
     body: bytes | None = None
+    elsewhere: str = ""
 
 
 @dataclass
@@ -58,6 +59,8 @@ def serve(respond: Respond) -> Iterator[StubEndpoint]:
             self.send_response(answer.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("retry-after-ms", "5")
+            if answer.elsewhere:
+                self.send_header("Location", answer.elsewhere)
             self.end_headers()
             with suppress(BrokenPipeError, ConnectionResetError):  # the client has stopped waiting
                 self.wfile.write(answer.body if answer.body is not None else _completion(answer.text))

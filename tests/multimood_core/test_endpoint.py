@@ -65,6 +65,14 @@ def test_time_outs_and_broken_bodies_are_failed_calls(answer: Answer) -> None:
     assert (endpoint.usage.calls, endpoint.usage.failed) == (1, 1)
 
 
+def test_a_redirection_is_not_followed() -> None:
+    with serve(lambda number, request: Answer("from elsewhere")) as other:
+        moved = Answer(status=307, elsewhere=f"{other.url}/chat/completions")
+        with serve(lambda number, request: moved) as stub:
+            assert Endpoint(settings(stub.url)).ask([HELLO], [anything]) == [None]
+        assert (len(stub.requests), other.requests) == (1, [])
+
+
 def test_too_many_failures_stop_the_run_and_say_why() -> None:
     with serve(lambda number, request: Answer("gibberish")) as stub:
         endpoint = Endpoint(settings(stub.url, max_failure_rate=0.1))
@@ -141,3 +149,11 @@ def test_nothing_is_configured_unless_the_environment_says_so(monkeypatch: pytes
     assert found is not None
     assert (found.model, found.base_url, found.api_key, found.cache) == ("gpt-4o", None, "secret", None)
     assert "secret" not in repr(found)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert found.address == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://other.example/v1")
+    assert found.address == "https://other.example/v1", "where the client goes then"
+    monkeypatch.setenv("MULTIMOOD_COMPARE_MODEL", "another")
+    other = EndpointSettings.from_environment("MULTIMOOD_COMPARE")
+    assert other is not None
+    assert other.model == "another"

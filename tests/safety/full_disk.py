@@ -14,6 +14,8 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from app.audit import Audit
+from app.remote import Remote
 from app.studies.api import StudyApi
 from app.studies.requests import HEADER, PREFIX
 from app.worker import Worker
@@ -22,7 +24,8 @@ from app.worker import Worker
 def main(folder: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # what is past the limit is an OSError then
     worker = Worker()
-    api = StudyApi(worker, lambda name: sys.exit(name), f"sqlite:///{folder / 'studies.sqlite3'}")
+    remote = Remote(Audit(folder / "audit.jsonl"))
+    api = StudyApi(worker, lambda name: sys.exit(name), remote, f"sqlite:///{folder / 'studies.sqlite3'}")
     client = TestClient(Starlette(routes=api.routes), base_url="http://127.0.0.1", headers={HEADER: "1"})
     secret = {"name": "admin", "password": "a long pass phrase"}
     assert client.post(f"{PREFIX}/first", json=secret).status_code == 200

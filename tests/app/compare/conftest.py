@@ -12,9 +12,11 @@ import torch
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from app.audit import Audit
 from app.compare import places
 from app.compare.api import PREFIX, CompareApi
 from app.compare.engines import Engines
+from app.remote import Remote
 from app.sessions import Sessions
 from multimood_core import registry
 from multimood_core.dialogues import Dialogue, DialogueTurn, write_dialogues
@@ -93,7 +95,7 @@ def made_dialogues(count: int, split: str = "test") -> list[Dialogue]:
 
 @pytest.fixture
 def api(kept: Path, sessions: Sessions) -> Iterator[CompareApi]:
-    made = CompareApi(sessions, Engines(sessions.engine), cheap_rewards)
+    made = CompareApi(sessions, Engines(sessions.engine), Remote(Audit()), cheap_rewards)
     yield made
     made.close()
 

@@ -12,8 +12,10 @@ import pytest
 from app.compare import batch, tables
 from app.compare.api import CompareApi
 from app.compare.batch import Batches
+from app.remote import COMPARE
 from multimood_core.dialogues import write_dialogues
 from tests.app.compare.conftest import OTHER, TINY, Ask, cheap_rewards, ended, made_dialogues
+from tests.multimood_core.stub_endpoint import Answer, serve
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +82,33 @@ def test_a_batch_is_cancelled_goes_on_after_a_restart_and_asks_nothing_twice(
         assert pair["criterion"] == "reward"
     ask(f"batch/{made}", {"do": "delete"})
     assert ask("batches") == []
+
+
+def test_turning_the_host_off_ends_a_running_batch_before_its_next_item(
+    api: CompareApi, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = api.catalogue.remote
+
+    def respond(number: int, request: dict[str, object]) -> Answer:
+        if number == 1:
+            remote.turn_off("anna")
+        return Answer("Therapist's response: So quiet.")
+
+    with serve(respond) as stub:
+        monkeypatch.setenv(f"{COMPARE}_MODEL", "far-model")
+        monkeypatch.setenv(f"{COMPARE}_URL", stub.url)
+        about, host = asked(ask, systems=[{"kind": "remote", "name": "far-model"}]), remote.offers[0].host
+        ask("batch", about, status=409)
+        remote.turn_on(host, "anna")
+        made = ask("batch", about)["id"]
+        found = ended(ask, made, "batch")
+        assert (found["done"], len(stub.requests)) == (2, 2)
+        assert f"{host} is off" in found["problem"]
+        assert f"{host} is off" in ask(f"batch/{made}", {"do": "run"}, status=409)["error"]
+        remote.turn_on(host, "anna")
+        ask(f"batch/{made}", {"do": "run"})
+        assert ended(ask, made, "batch")["scored"]
+        assert len(stub.requests) == 4, "nothing was asked twice"
 
 
 def test_an_upload_that_is_wrong_is_told_with_its_line(ask: Ask, tmp_path: Path) -> None:

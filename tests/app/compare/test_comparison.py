@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.compare import comparison, systems
+from app.compare import comparison
 from app.compare.api import PREFIX, CompareApi
 from app.compare.comparison import Comparison
 from app.compare.systems import Choice, Moment
 from app.compare.votes import KEYS
+from app.remote import COMPARE
 from app.session import Session
 from app.worker import Job
 from multimood_core.base_model import NAME as BASE
@@ -141,27 +142,31 @@ def _raising() -> Any:
     yield
 
 
-def test_nothing_is_sent_before_a_person_agrees_to_the_host(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_sent_before_its_host_was_turned_on(api: CompareApi, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     said = (
         "Client's emotion: sadness\nTherapist's emotion: neutral\nTherapist's strategy: restatement\n"
         "Therapist's response: So quiet."
     )
-    assert ask("choices")["remote"] is None
+    assert ask("choices")["remote"] == []
     with serve(lambda number, request: Answer(said)) as stub:
-        monkeypatch.setenv(systems.MODEL, "far-model")
-        monkeypatch.setenv(systems.URL, stub.url)
-        remote = ask("choices")["remote"]
+        monkeypatch.setenv(f"{COMPARE}_MODEL", "far-model")
+        monkeypatch.setenv(f"{COMPARE}_URL", stub.url)
+        (remote,) = ask("choices")["remote"]
         assert remote["host"] in stub.url
+        assert not remote["on"]
         asked = body(systems=[TINY[0], {"kind": "remote", "name": "far-model"}])
-        for agreed in ("", "elsewhere.example"):
-            assert remote["host"] in ask("start", asked | {"remote": agreed}, status=409)["error"]
+        assert remote["host"] in ask("start", asked, status=409)["error"]
         assert stub.requests == []
-        found = ended(ask, ask("start", asked | {"remote": remote["host"]})["id"])["columns"][1]
+        api.catalogue.remote.turn_on(remote["host"], "anna")
+        found = ended(ask, ask("start", asked)["id"])["columns"][1]
         assert (text_of(found), found["labels"]["strategy"]["label"]) == ("So quiet.", "restatement")
         (sent,) = stub.requests
         assert set(sent) == {"model", "messages", "temperature", "max_tokens"}
         assert all(isinstance(message["content"], str) for message in sent["messages"])
         assert "Nobody calls any more." in sent["messages"][1]["content"]
+        api.catalogue.remote.turn_off("anna")
+        ask("start", asked, status=409)
+        assert len(stub.requests) == 1
 
 
 def test_what_is_asked_wrongly_is_said(ask: Ask, client: TestClient) -> None:

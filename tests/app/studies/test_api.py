@@ -27,6 +27,8 @@ from starlette.testclient import TestClient
 
 from app.studies import schema
 from app.studies.api import StudyApi
+from app.audit import Audit
+from app.remote import Remote
 from app.studies.people import ROLES
 from app.studies.requests import HEADER, PREFIX
 from app.studies.store import Store
@@ -39,7 +41,7 @@ OWN = {HEADER: "1"}
 
 @pytest.fixture
 def api(database: str, scene: Scene, worker: Worker, quick_hasher: PasswordHasher) -> Iterator[StudyApi]:
-    made = StudyApi(worker, no_model, database, quick_hasher)
+    made = StudyApi(worker, no_model, Remote(Audit()), database, quick_hasher)
     yield made
     made.close()
 
@@ -140,7 +142,7 @@ def test_another_site_s_page_cannot_act_for_who_is_signed_in(api: StudyApi, scen
 def test_the_first_account_is_made_under_this_computer_s_own_name_alone(
     database: str, worker: Worker, quick_hasher: PasswordHasher
 ) -> None:
-    api = StudyApi(worker, no_model, database, quick_hasher)
+    api = StudyApi(worker, no_model, Remote(Audit()), database, quick_hasher)
     body = {"name": "admin", "password": PASSWORD}
     assert client_of(api, base="http://rebound.example").post(f"{PREFIX}/first", json=body).status_code == 403
     assert client_of(api).get(f"{PREFIX}/me").json() == {"state": "first"}
@@ -151,7 +153,7 @@ def test_the_first_account_is_made_under_this_computer_s_own_name_alone(
 
 def test_who_never_opens_the_tab_has_no_database(tmp_path: Path, worker: Worker) -> None:
     path = tmp_path / "studies.sqlite3"
-    api = StudyApi(worker, no_model, f"sqlite:///{path}")
+    api = StudyApi(worker, no_model, Remote(Audit()), f"sqlite:///{path}")
     client = client_of(api)
     assert client.get(f"{PREFIX}/static/annotate.js").status_code == 200
     assert client.get(f"{PREFIX}/static/..%2Fapi.py").status_code == 404

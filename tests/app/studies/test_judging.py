@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from app.audit import Audit
+from app.remote import Remote, RemoteOffError
 from app.studies import export, judging, schema
 from app.studies.errors import InputError, StudyError
 from app.studies.judging import MARGIN, Judging, local_name, verdicts_of_scores
 from app.studies.records import StudySettings, criteria_of
 from app.studies.results import results
+from multimood_core.endpoint import JUDGE
 from multimood_core.judges import Judge, Judgement
 from multimood_core.rewards import PartedScore, ReplySituation
 from multimood_core.sentences import sentences_of
@@ -73,7 +76,7 @@ def number(scene: Scene) -> int:
 def test_the_local_judge_prefers_the_warm_reply_and_stands_beside_the_people(scene: Scene, number: int) -> None:
     for person in scene.raters(number, 2):
         scene.work_off(person, number, lambda task: scene.left_verdicts(task, dict.fromkeys(KEYS, "win")))
-    judge = Judging(scene.store)
+    judge = Judging(scene.store, Remote(Audit()))
     judge.start(scene.researcher, number, "local", "")
     found = ended(judge, scene, number)
     assert (found["done"], found["wanted"], found["problem"]) == (6, 6, "")
@@ -87,12 +90,12 @@ def test_the_local_judge_prefers_the_warm_reply_and_stands_beside_the_people(sce
 
 def test_a_judge_that_was_stopped_or_failed_goes_on_with_what_is_missing(scene: Scene, number: int) -> None:
     first = Counting(fails=lambda reply: len(first.seen) > 2 * judging.BATCH)  # the second batch fails
-    broken = Judging(scene.store, lambda: (first, "counting"))
+    broken = Judging(scene.store, Remote(Audit()), lambda: (first, "counting"))
     broken.start(scene.researcher, number, "local", "")
     found = ended(broken, scene, number)
     assert (found["done"], found["problem"]) == (judging.BATCH, "2 could not be judged; run it again for them.")
     kept, second = verdicts_in(scene), Counting()
-    again = Judging(scene.store, lambda: (second, "counting"))  # as after a restart of the app
+    again = Judging(scene.store, Remote(Audit()), lambda: (second, "counting"))  # as after a restart of the app
     again.start(scene.researcher, number, "local", "")
     assert ended(again, scene, number)["done"] == 6
     assert len(second.seen) == 2 * 2, "what was judged is not judged again"
@@ -105,7 +108,7 @@ def test_a_judge_that_was_stopped_or_failed_goes_on_with_what_is_missing(scene: 
 
 
 def test_a_judge_is_refused_where_it_has_nothing_to_say(scene: Scene, number: int) -> None:
-    judge = Judging(scene.store)
+    judge = Judging(scene.store, Remote(Audit()))
     draft = scene.study(items=1, opened=False)
     with pytest.raises(StudyError, match="before the study was opened"):
         judge.start(scene.researcher, draft, "local", "")
@@ -125,26 +128,44 @@ def test_a_judge_is_refused_where_it_has_nothing_to_say(scene: Scene, number: in
         judge.start(scene.researcher, other, "local", "")
 
 
-def test_no_text_leaves_before_its_host_was_agreed_to(scene: Scene, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Judging(scene.store)
-    monkeypatch.delenv("MULTIMOOD_JUDGE_MODEL", raising=False)
+def test_no_text_leaves_before_its_host_was_turned_on_and_agreed_to_for_the_study(
+    scene: Scene, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote(Audit())
+    judge = Judging(scene.store, remote)
+    monkeypatch.delenv(f"{JUDGE}_MODEL", raising=False)
     assert [one["key"] for one in judge.overview(scene.researcher, number)["judges"]] == ["local"], "off by default"
     with pytest.raises(InputError, match="a judge of local"):
         judge.start(scene.researcher, number, "endpoint", "")
-    with serve(lambda n, request: Answer(scores_text(8, 8))) as stub:
-        monkeypatch.setenv("MULTIMOOD_JUDGE_MODEL", "some-model")
-        monkeypatch.setenv("MULTIMOOD_JUDGE_URL", stub.url)
+
+    def respond(n: int, request: dict[str, Any]) -> Answer:
+        if n == judging.BATCH * 2:  # two responses an item: the first four items are judged by then
+            remote.turn_off("anna")
+            return Answer(status=500, body=b"oops")
+        return Answer(scores_text(8, 8))
+
+    with serve(respond) as stub:
+        monkeypatch.setenv(f"{JUDGE}_MODEL", "some-model")
+        monkeypatch.setenv(f"{JUDGE}_URL", stub.url)
         (_, offer) = judge.overview(scene.researcher, number)["judges"]
         assert offer["host"] in stub.url
-        assert "the client's turn" in offer["fields"]
+        assert "client-words" in offer["fields"]
+        with pytest.raises(RemoteOffError):
+            judge.start(scene.researcher, number, "endpoint", offer["host"])
+        remote.turn_on(offer["host"], "anna")
         for host in ("", "elsewhere.example"):
             with pytest.raises(InputError, match="not what was agreed"):
                 judge.start(scene.researcher, number, "endpoint", host)
         assert stub.requests == []
         judge.start(scene.researcher, number, "endpoint", offer["host"])
         found = ended(judge, scene, number)
+        assert (found["done"], offer["host"] in found["problem"]) == (judging.BATCH, True), "turned off while it ran"
+        remote.turn_on(offer["host"], "anna")
+        before = len(stub.requests)
+        judge.start(scene.researcher, number, "endpoint", offer["host"])
+        found = ended(judge, scene, number)
     assert (found["done"], found["problem"]) == (6, "")
-    assert len(stub.requests) == 12, "one for each response"
+    assert len(stub.requests) == before + 4, "one for each response"
     sent = json.dumps(stub.requests)
     assert "I keep thinking of" in sent
     for word in ("warmling", "coldling", "rita"):
