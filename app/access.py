@@ -4,7 +4,7 @@
 
 On this computer the door asks for no account; it refuses other names than this computer's (a page elsewhere may let its name
 point here) and requests that another site's page makes. Served to others, it asks every request for a session of an
-account, and lets a stranger see the sign-in page alone.
+account, and lets a stranger see the sign-in page and the page of an invitation alone.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.audit import HERE, Audit
 from app.places import is_loopback
-from app.studies.api import COOKIE
-from app.studies.errors import StudyError
-from app.studies.people import People, Person
-from app.studies.store import Store
+from app.studies.errors import RefusedError, StudyError
+from app.studies.people import LEADERS, People, Person, require_role
+from app.studies.requests import COOKIE, PREFIX, require_own_page
+from app.studies.store import Store, StoreError
 from multimood_core.errors import MultiMoodError
 
 SIGN_IN: Final = "/multimood/sign-in"
 SIGN_OUT: Final = "/multimood/sign-out"
 LONGEST: Final = 12 * 3600.0  # seconds; a working day after signing in, somebody has to do it again
+INVITATION: Final = f"{PREFIX}/invitation"
+# What who was invited and has no account yet may ask for: the page of the link, its script, and its one request.
+INVITED: Final = (("GET", INVITATION), ("GET", f"{PREFIX}/static/invitation.js"), ("POST", f"{PREFIX}/accept"))
 MAX_FORM: Final = 4096  # bytes
 # What Gradio's page asks for. The rest of its routes (a proxy, direct calls, recordings, code editing) answers nobody.
 GRADIO: Final = (
@@ -79,7 +82,10 @@ class Door:
         refusal = self._refusal(scope, headers)
         if refusal is None and self._people is not None:
             request = Request(dict(scope) | {"type": "http", "method": scope.get("method", "GET")}, receive)
-            refusal = await self._unless_known(request, scope)
+            try:
+                refusal = await self._unless_known(request, scope)
+            except StoreError as error:
+                refusal = JSONResponse({"error": str(error)}, 503)
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -97,7 +103,7 @@ class Door:
         path, safe = scope["path"], scope.get("method", "GET") in _SAFE and scope["type"] == "http"
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
-        opened = safe and headers.get("sec-fetch-mode") == "navigate" and path == "/"  # a link to the page itself
+        opened = safe and headers.get("sec-fetch-mode") == "navigate" and path in ("/", INVITATION)  # a link to the page
         if (foreign and not opened) or (site in ("cross-site", "same-site") and not opened):
             return JSONResponse({"error": "This request did not come from MultiMood's own page."}, 403)
         if path.startswith(CLOSED) and not path.startswith(GRADIO):
@@ -116,6 +122,8 @@ class Door:
             return answer
         if person is not None:
             scope["multimood_person"] = person
+            return None
+        if scope["type"] == "http" and (request.method, request.url.path) in INVITED:
             return None
         if request.url.path == SIGN_IN and request.method == "POST":
             return await self._sign_in(request)
@@ -156,6 +164,22 @@ def person_of(scope: Scope) -> Person | None:
     """Who asks, where accounts are asked for."""
     found = scope.get("multimood_person")
     return found if isinstance(found, Person) else None
+
+
+def require_leader(request: Request) -> None:
+    """Lets our own page pass for who may know which system said what: raters of studies may not.
+
+    Where everybody signs in these are researchers and admins; elsewhere it is whoever is at this computer, under its own name.
+
+    Raises:
+        SignInError, RefusedError: it is another page, name or role.
+    """
+    require_own_page(request)
+    person = person_of(request.scope)
+    if person is not None:
+        require_role(person, LEADERS)
+    elif not is_loopback(request.url.hostname or ""):
+        raise RefusedError("This is shown under http://127.0.0.1 or http://localhost alone, also through a tunnel.")
 
 
 def _page(problem: str, status: int) -> Response:

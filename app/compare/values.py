@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
-
-from starlette.requests import Request
 
 from multimood_core.decoding import MAX_REPLY_TOKENS, Sampling
 from multimood_core.errors import DataError
 
-HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 MAX_TOKENS: Final = 256
 
 
@@ -25,14 +20,6 @@ class Call:
     data: bytes
     query: Mapping[str, str]
     path: Mapping[str, Any]
-    who: str
-
-
-def asked_from_own_page(request: Request) -> bool:
-    """Whether our page asks, under one of this computer's own names; the tab knows no accounts."""
-    origin = request.headers.get("origin")
-    own = not origin or urlsplit(origin).netloc == request.headers.get("host")
-    return own and request.headers.get(HEADER) == "1" and (request.url.hostname or "") in LOOPBACK
 
 
 def number_of(values: Mapping[str, Any], name: str, least: float, most: float, default: float) -> float:

@@ -1,8 +1,7 @@
 """The requests of the Evaluate and Runs tabs: read only, by id, from this computer's own page.
 
-Nothing that comes with a request is part of a path: an id is looked up among the files that the listed folders hold. As the
-tabs know no accounts, a request has to come from a page of this app under one of this computer's own names; another site's
-page cannot send the header, and one that reaches this address under its own name is refused for that name.
+Nothing that comes with a request is part of a path: an id is looked up among the files that the listed folders hold. Who may
+ask is said by ``app.access.require_leader``.
 """
 
 from __future__ import annotations
@@ -11,22 +10,20 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from app.access import require_leader
 from app.evaluate import pages
 from app.evaluate.places import Places
 from app.evaluate.runs import Runs
 from app.evaluate.shelf import FILES, Shelf
-from app.studies.errors import AbsentError, InputError, RefusedError, StudyError
+from app.studies.errors import AbsentError, InputError, StudyError
 from multimood_core.errors import MultiMoodError
 
 PREFIX: Final = "/multimood/evaluate"
-HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
 SCRIPTS: Final = ("evaluate.js", "evaluate.css", "runs.js")
 MOST_RUNS: Final = 2
@@ -104,7 +101,7 @@ def _answering(handler: Callable[[Request], Any]) -> Callable[[Request], Respons
 
     def answer(request: Request) -> Response:
         try:
-            _require_own_page(request)
+            require_leader(request)
             found = handler(request)
             shown = found if isinstance(found, Response) else JSONResponse(found)
         except StudyError as error:
@@ -118,14 +115,6 @@ def _answering(handler: Callable[[Request], Any]) -> Callable[[Request], Respons
         return shown
 
     return answer
-
-
-def _require_own_page(request: Request) -> None:
-    origin = request.headers.get("origin")
-    if request.headers.get(HEADER) != "1" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
-        raise RefusedError("This request did not come from MultiMood's own page.")
-    if request.url.hostname not in LOOPBACK:
-        raise RefusedError("Reports and runs are shown under http://127.0.0.1 or http://localhost alone, also through a tunnel.")
 
 
 def _id(request: Request) -> str:

@@ -71,16 +71,7 @@ const name = (note) => field("Name", h("input", { name: "name", required: true, 
 const password = (kind) => field("Password", h("input", { name: "password", type: "password", required: true, autocomplete: kind, maxlength: 256 }));
 
 export async function start() {
-  const invitation = new URLSearchParams(location.hash.slice(1)).get("invitation");
   const me = await ask("me");
-  if (invitation && me.state !== "in") {
-    return form("You are invited", "Choose a name, which may be a made-up one, and a password of ten characters or more.",
-      [name(), password("new-password")], "Make the account", async (sent) => {
-        await ask("accept", { ...sent, token: invitation });
-        history.replaceState(null, "", location.pathname);
-        await start();
-      });
-  }
   if (me.state === "first") {
     return form("Set up studies", "Live needs no account. A study does, so that each judgment has its rater and nobody sees what is not theirs. "
       + "This first account is the admin's: it invites the others.", [name(), password("new-password")], "Make the admin's account",
@@ -90,7 +81,6 @@ export async function start() {
     return form("Sign in", "", [name(), password("current-password")], "Sign in", async (sent) => { await ask("sign-in", sent); await start(); });
   }
   await home(me);
-  if (invitation) say(`You are signed in as ${me.name}. The invitation is for somebody else: sign out first to use it.`);
 }
 
 export async function home(me) {
@@ -124,9 +114,8 @@ function changePassword() {
     async (sent) => { await ask("password", sent); await start(); say("Changed; sign in with the new one."); }, button("Back", () => home()));
 }
 
-export function invitationLink(token) {
-  return `${location.origin}${location.pathname}#invitation=${token}`;
-}
+// The page of its own that makes the account; what stands after the "#" is sent to no server and to no other site.
+export const invitationLink = (token) => `${BASE}invitation#${token}`;
 
 async function people() {
   const me = await ask("me"), accounts = await ask("people"), admin = me.role === "admin";
@@ -168,7 +157,7 @@ async function begin() {
 }
 // The tab asks for nothing before it is looked at: who never opens it needs no database.
 new MutationObserver(begin).observe(document.body, { attributes: true, subtree: true, attributeFilter: ["class", "style", "hidden"] });
-if (new URLSearchParams(location.hash.slice(1)).get("invitation")) {
+if (location.hash === "#annotate") {
   const tab = [...document.querySelectorAll("#mm-tabs button[role=tab]")].find((one) => one.textContent.trim() === "Annotate");
   tab?.click();
 }

@@ -20,17 +20,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app.remote import Remote
 from app.ports import EngineLike
 from app.studies import downloads, export, report
 from app.studies.assignment import Desk, Work
-from app.studies.errors import InputError, RefusedError, SignInError, StudyError
+from app.studies.errors import InputError, RefusedError, StudyError
 from app.studies.guidelines import CRITERIA
 from app.studies.items import Drawing, Kind, read_dialogue_upload, read_upload
 from app.studies.judging import Judging
 from app.studies.lookup import criteria_in, led_study
 from app.studies.overview import listed, overview, preview
-from app.studies.people import LEADERS, RATERS, ROLES, SESSION_SECONDS, People, Person
+from app.studies.people import LEADERS, RATERS, ROLES, SESSION_SECONDS, People, Person, require_role
 from app.studies.records import REASONS, as_plain, criteria_of, expect, integer_of, settings_of, text_of
 from app.studies.requests import (
     COOKIE,
@@ -50,12 +49,13 @@ from app.studies.store import Store
 from app.studies.studies import Studies
 from app.worker import Worker
 from multimood_core import registry
+from multimood_core.checksums import checkpoint_sha256
 from multimood_core.errors import MultiMoodError
 
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
 SCRIPTS: Final = (
     "annotate.js", "annotate_work.js", "annotate_sheet.js", "annotate_study.js", "annotate_judges.js", "annotate.css",
-    "element.js", "remote.js",
+    "element.js", "invitation.js",
 )  # fmt: skip
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 UNEXPECTED: Final = (
@@ -87,7 +87,6 @@ _ADMIN: Final = ("admin",)
 class StudyApi:
     """Routes of the tab. The database is opened by the first request: who never opens the tab has none.
 
-        remote: the gate before a judge elsewhere.
     Args:
         worker: answers for the checkpoints.
         load: the engine of a checkpoint by its name.
@@ -96,19 +95,15 @@ class StudyApi:
     """
 
     def __init__(
-        self,
-        worker: Worker,
-        load: Callable[[str], EngineLike],
-        remote: Remote,
-        url: str | None = None,
-        hasher: PasswordHasher | None = None,
+        self, worker: Worker, load: Callable[[str], EngineLike], url: str | None = None, hasher: PasswordHasher | None = None
     ) -> None:
-        self._worker, self._load, self._remote, self._url, self._hasher = worker, load, remote, url, hasher
+        self._worker, self._load, self._url, self._hasher = worker, load, url, hasher
         self._opening = threading.Lock()
         self._parts: Parts | None = None
         self.endpoints = self._table()
         self.routes: list[BaseRoute] = [
             Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
+            Route(f"{PREFIX}/invitation", _invitation, methods=["GET"]),
             *[Route(PREFIX + e.path, self._route(e), methods=[e.method]) for e in self.endpoints],
         ]
 
@@ -123,7 +118,7 @@ class StudyApi:
             if self._parts is None:
                 store = Store(self._url)
                 people, writer = People(store, hasher=self._hasher), Writer(store, self._worker, self._load)
-                self._parts = Parts(store, people, Studies(store), Desk(store), writer, Judging(store, self._remote))
+                self._parts = Parts(store, people, Studies(store), Desk(store), writer, Judging(store))
             return self._parts
 
     def close(self) -> None:
@@ -195,12 +190,7 @@ class StudyApi:
                 require_own_page(request)
             person, token = _NOBODY, request.cookies.get(COOKIE, "")
             if endpoint.roles is not None:
-                found = self.parts.people.who(token) if token else None
-                if found is None:
-                    raise SignInError("Please sign in.")
-                if found.role not in endpoint.roles:
-                    raise RefusedError(f"This is for {', '.join(endpoint.roles)}; you are signed in as {found.role}.")
-                person = found
+                person = require_role(self.parts.people.who(token) if token else None, endpoint.roles)
             address = request.client.host if request.client else ""
             values = {} if endpoint.file or endpoint.method == "GET" else json_of(data)
             host = request.url.hostname or ""
@@ -248,13 +238,13 @@ class StudyApi:
     def _signed_in(self, name: str, password: str, address: str) -> Response:
         person, token = self.parts.people.sign_in(name, password, address)
         answer = JSONResponse({"state": "in", "name": person.name, "role": person.role})
-        answer.set_cookie(COOKIE, token, int(SESSION_SECONDS), path=PREFIX, httponly=True, samesite="strict")
+        answer.set_cookie(COOKIE, token, int(SESSION_SECONDS), path="/", httponly=True, samesite="strict")
         return answer
 
     def _sign_out(self, call: Call) -> Response:
         self.parts.people.sign_out(call.token)
         answer = JSONResponse({"state": "out"})
-        answer.delete_cookie(COOKIE, path=PREFIX)
+        answer.delete_cookie(COOKIE, path="/")
         return answer
 
     def _password(self, call: Call) -> Any:
@@ -326,7 +316,7 @@ class StudyApi:
         names = call.values.get("names")
         good = isinstance(names, list) and set(names) <= set(registry.available())
         expect(good, f"checkpoints of {', '.join(registry.available()) or 'none'}", names)
-        hashes = {name: registry.checkpoint_sha256(registry.resolve(name)) for name in names or []}
+        hashes = {name: checkpoint_sha256(registry.resolve(name)) for name in names or []}
         self.parts.studies.add_checkpoints(call.person, call.study, hashes)
         return {}
 
@@ -417,6 +407,10 @@ class StudyApi:
 def _work(work: Work) -> dict[str, Any]:
     plain = asdict(work)
     return plain | plain.pop("about") | {"criteria": [as_plain(c) for c in work.criteria]}
+
+
+async def _invitation(request: Request) -> Response:
+    return FileResponse(STATIC / "invitation.html", headers={"Cache-Control": "no-store"})
 
 
 async def _static(request: Request) -> Response:

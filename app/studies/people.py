@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +46,20 @@ class Person:
     id: int
     name: str
     role: str
+
+
+def require_role(person: Person | None, roles: Sequence[str]) -> Person:
+    """The person, where they may do what is for these roles.
+
+    Raises:
+        SignInError: nobody is signed in.
+        RefusedError: their role is another.
+    """
+    if person is None:
+        raise SignInError("Please sign in.")
+    if person.role not in roles:
+        raise RefusedError(f"This is for {', '.join(roles)}; you are signed in as {person.role}.")
+    return person
 
 
 class People:

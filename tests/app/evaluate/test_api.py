@@ -15,9 +15,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app.evaluate.api import HEADER, PREFIX, EvaluateApi
+from app.evaluate.api import PREFIX, EvaluateApi
 from app.evaluate.places import REPORTS, RUNS, places
-from multimood_core.registry import checkpoint_sha256
+from app.studies.requests import HEADER
+from multimood_core.checksums import checkpoint_sha256
 from multimood_core.run_curves import keep_curves
 from tests.app.evaluate.folders import HOSTILE, SECRET, make
 
