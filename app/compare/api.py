@@ -16,17 +16,19 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app.access import require_leader
+from app.access import person_of, require_leader
+from app.audit import HERE
 from app.compare import places
 from app.compare.batch_api import BatchRequests
 from app.compare.comparison import Comparison
 from app.compare.engines import Engines
 from app.compare.shown import shown
 from app.compare.sources import Sources
-from app.compare.systems import SENT, Catalogue, Remote, chosen
+from app.compare.systems import Catalogue, chosen
 from app.compare.values import Call, sampling_of
 from app.compare.votes import Votes, preference_pairs, ranking
 from app.compare.voting import lock_vote
+from app.remote import Remote
 from app.sessions import Sessions
 from app.studies.errors import StudyError
 from app.studies.guidelines import CRITERIA
@@ -35,7 +37,9 @@ from multimood_core.rewards import RewardFunction, embedded_rewards
 
 PREFIX: Final = "/multimood/compare"
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS: Final = ("compare.js", "compare_show.js", "compare_vote.js", "compare_batch.js", "compare.css", "element.js")
+SCRIPTS: Final = (
+    "compare.js", "compare_show.js", "compare_vote.js", "compare_batch.js", "compare.css", "element.js", "remote.js",
+)  # fmt: skip
 MAX_JSON: Final = 2**20  # bytes
 MAX_FILE: Final = 200 * 2**20  # ten minutes of a phone's video
 KEEP: Final = 32  # comparisons; the oldest that does not run is forgotten first
@@ -52,13 +56,18 @@ class CompareApi:
     Args:
         sessions: whose turns can be compared.
         engines: checkpoints by name.
+        remote: the gate before a model elsewhere.
         rewards: makes the reward function, on first use.
     """
 
     def __init__(
-        self, sessions: Sessions, engines: Engines, rewards: Callable[[], RewardFunction] = embedded_rewards
+        self,
+        sessions: Sessions,
+        engines: Engines,
+        remote: Remote,
+        rewards: Callable[[], RewardFunction] = embedded_rewards,
     ) -> None:
-        self.catalogue, self.sources = Catalogue(engines), Sources(sessions)
+        self.catalogue, self.sources = Catalogue(engines, remote), Sources(sessions)
         self._worker, self._make_rewards = sessions.worker, rewards
         self._made: RewardFunction | None = None
         self._lock, self._making = threading.Lock(), threading.Lock()
@@ -117,7 +126,9 @@ class CompareApi:
         try:
             require_leader(request)
             values = {} if file or request.method == "GET" else _json(data)
-            answer = handler(Call(values, data, request.query_params, request.path_params))
+            person = person_of(request.scope)
+            who = person.name if person else HERE
+            answer = handler(Call(values, data, request.query_params, request.path_params, who))
             made = answer if isinstance(answer, Response) else JSONResponse(answer)
         except StudyError as error:
             made = JSONResponse({"error": str(error)}, error.status)
@@ -134,11 +145,10 @@ class CompareApi:
     # -- one turn --------------------------------------------------------------------------------------------------
 
     def _choices(self, call: Call) -> Any:
-        remote = Remote.from_environment()
         found = places.data_sets()
         return {
             "systems": [asdict(choice) for choice in self.catalogue.names()],
-            "remote": None if remote is None else {"host": remote.host, "model": remote.settings.model, "sent": SENT},
+            "remote": [one for one in self.catalogue.remote.shown() if any(u["purpose"] == "compare" for u in one["uses"])],
             "data": [{"id": one.id, "name": one.name} for one in found],
             "no_data": "" if found else places.none_found(),
             "criteria": [{"key": c.key, "name": c.name, "definition": c.definition} for c in CRITERIA],
@@ -149,7 +159,7 @@ class CompareApi:
         source = call.values.get("source")
         moment = self.sources.moment(source if isinstance(source, dict) else {})
         blind = call.values.get("blind") is True
-        made = Comparison(self.catalogue, self._worker, self.rewards, moment, choices, sampling, blind)
+        made = Comparison(self.catalogue, self._worker, self.rewards, moment, choices, sampling, blind, call.who)
         with self._lock:
             resting = sorted((c for c in self._comparisons.values() if not c.running), key=lambda c: c.touched)
             for old in resting[: max(0, len(self._comparisons) - KEEP + 1)]:

@@ -20,6 +20,7 @@ class Call:
     data: bytes
     query: Mapping[str, str]
     path: Mapping[str, Any]
+    who: str
 
 
 def number_of(values: Mapping[str, Any], name: str, least: float, most: float, default: float) -> float:

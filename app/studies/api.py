@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from app.remote import Remote
 from app.ports import EngineLike
 from app.studies import downloads, export, report
 from app.studies.assignment import Desk, Work
@@ -55,7 +56,7 @@ from multimood_core.errors import MultiMoodError
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
 SCRIPTS: Final = (
     "annotate.js", "annotate_work.js", "annotate_sheet.js", "annotate_study.js", "annotate_judges.js", "annotate.css",
-    "element.js", "invitation.js",
+    "element.js", "invitation.js", "remote.js",
 )  # fmt: skip
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 UNEXPECTED: Final = (
@@ -86,6 +87,7 @@ _ADMIN: Final = ("admin",)
 
 class StudyApi:
     """Routes of the tab. The database is opened by the first request: who never opens the tab has none.
+        remote: the gate before a judge elsewhere.
 
     Args:
         worker: answers for the checkpoints.
@@ -95,9 +97,14 @@ class StudyApi:
     """
 
     def __init__(
-        self, worker: Worker, load: Callable[[str], EngineLike], url: str | None = None, hasher: PasswordHasher | None = None
+        self,
+        worker: Worker,
+        load: Callable[[str], EngineLike],
+        remote: Remote,
+        url: str | None = None,
+        hasher: PasswordHasher | None = None,
     ) -> None:
-        self._worker, self._load, self._url, self._hasher = worker, load, url, hasher
+        self._worker, self._load, self._remote, self._url, self._hasher = worker, load, remote, url, hasher
         self._opening = threading.Lock()
         self._parts: Parts | None = None
         self.endpoints = self._table()
@@ -118,7 +125,7 @@ class StudyApi:
             if self._parts is None:
                 store = Store(self._url)
                 people, writer = People(store, hasher=self._hasher), Writer(store, self._worker, self._load)
-                self._parts = Parts(store, people, Studies(store), Desk(store), writer, Judging(store))
+                self._parts = Parts(store, people, Studies(store), Desk(store), writer, Judging(store, self._remote))
             return self._parts
 
     def close(self) -> None:
