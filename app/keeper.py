@@ -116,8 +116,8 @@ class Keeper:
 
     @property
     def has_vault(self) -> bool:
-        """Whether anything was ever kept."""
-        return (self.folder / NAME).exists()
+        """Whether anything was ever kept; a vault that went away meanwhile is missed, and not taken for none."""
+        return self._vault is not None or (self.folder / NAME).exists()
 
     def close(self) -> None:
         """Brings what is kept up to date, and closes the vault."""

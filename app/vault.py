@@ -74,13 +74,33 @@ class Vault:
         self._lock = threading.RLock()
         with _told(self.path):
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._database = _connected(self.path)
-            try:
-                self._prepare()
-                self._require_keys()
-            except BaseException:
-                self._database.close()
-                raise
+            self._open()
+
+    def _open(self) -> None:
+        self._file = _found(self.path)
+        self._database = _connected(self.path)
+        try:
+            self._prepare()
+            self._require_keys()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _require_file(self) -> None:
+        """SQLite would go on with a file that was moved or deleted; one that was brought back, or a copy, is opened instead.
+
+        Raises:
+            VaultError: there is no vault at its place.
+        """
+        if (now := _found(self.path)) == self._file:
+            return
+        if now is None or not self.path.stat().st_size:
+            raise VaultError(
+                f"The vault {self.path} is gone from its place, so nothing was read or kept. Bring it back, or a copy of it, and "
+                "MultiMood goes on by itself."
+            )
+        self._database.close()
+        self._open()
 
     def _prepare(self) -> None:
         found = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -228,11 +248,13 @@ class Vault:
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _told(self.path):
+            self._require_file()
             yield self._database
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _told(self.path):
+            self._require_file()
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -249,6 +271,15 @@ def _connected(path: Path) -> sqlite3.Connection:
     for pragma in ("journal_mode=DELETE", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
         database.execute(f"PRAGMA {pragma}")
     return database
+
+
+def _found(path: Path) -> tuple[int, int] | None:
+    """Which file lies at ``path``; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from argon2 import PasswordHasher
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app.remote import Remote
 from app.ports import EngineLike
+from app.remote import Remote
 from app.studies import downloads, export, report
 from app.studies.assignment import Desk, Work
 from app.studies.errors import InputError, RefusedError, StudyError
@@ -62,9 +61,6 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 UNEXPECTED: Final = (
     "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
 )
-UNREACHED: Final = (
-    "The database does not answer, so nothing was stored just now. What you entered is still on this page: try again in a moment."
-)
 
 log = logging.getLogger("multimood.app")
 
@@ -87,11 +83,11 @@ _ADMIN: Final = ("admin",)
 
 class StudyApi:
     """Routes of the tab. The database is opened by the first request: who never opens the tab has none.
-        remote: the gate before a judge elsewhere.
 
     Args:
         worker: answers for the checkpoints.
         load: the engine of a checkpoint by its name.
+        remote: the gate before a judge elsewhere.
         url: of the database; the default or ``MULTIMOOD_DATABASE_URL`` where None.
         hasher: of passwords, as in ``People``.
     """
@@ -208,9 +204,6 @@ class StudyApi:
             shown = JSONResponse({"error": str(error)}, error.status)
         except MultiMoodError as error:
             shown = JSONResponse({"error": str(error)}, 503)
-        except OperationalError:
-            log.exception("the database did not answer")
-            shown = JSONResponse({"error": UNREACHED}, 503)
         except Exception:
             log.exception("a request of the Annotate tab failed")
             shown = JSONResponse({"error": UNEXPECTED}, 500)

@@ -157,3 +157,9 @@ def test_an_abandoned_turn_is_closed(
     session.begin_capture()
     with session.changed:
         assert session.changed.wait_for(lambda: session.phase is Phase.READY, 30)
+
+
+def test_no_script_may_run_in_the_printed_report(client: TestClient, session: Session) -> None:
+    answer = client.get(f"/multimood/session/{session.token}/report.html")
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"

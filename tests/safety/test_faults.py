@@ -5,18 +5,31 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
+from app import vault
+from app.consent import read_text
+from app.keeper import Keeper
+from app.privacy_api import PREFIX, PrivacyApi
+from app.remote import Remote
+from app.retention import Retention
 from app.session import Phase, Session
 from app.sessions import Sessions
+from app.vault_keys import VARIABLE, new_key
 from app.worker import UNEXPECTED, BusyError, Job, Worker
 from multimood_core.errors import DataError
 from multimood_core.records import Turn
@@ -132,6 +145,48 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged_and_passes(tmp_path: Pa
     assert "nothing was stored" in told["refusal"][1]
     assert told["after"] == 200
     assert told["listed"] == [*told["kept"], told["new"]["study"]]
+
+
+def test_a_vault_that_goes_away_is_missed_and_comes_back_without_a_loss(
+    sessions: Sessions, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved, then a copy in its place, then held by another process: each is told, and none takes what was kept."""
+    monkeypatch.setenv(VARIABLE, new_key().text)
+    monkeypatch.setattr(vault, "BUSY_SECONDS", 0.2)
+    (tmp_path / "records").mkdir()
+    keeper = Keeper(sessions, read_text, tmp_path / "records")
+    retention = Retention(keeper)
+    api = PrivacyApi(sessions, keeper, retention, Remote(keeper.audit), read_text)
+    client = TestClient(Starlette(routes=api.routes), headers={"x-multimood": "1"})
+
+    def asked(path: str, status: int = 200, **body: object) -> dict[str, Any]:
+        answer = client.post(f"{PREFIX}/{path}", json=body)
+        assert answer.status_code == status, answer.text
+        return dict(answer.json())
+
+    keep = {"session": session.token, "person": "Person Nine", "parts": ["transcript"], "by": "client"}
+    try:
+        number = asked("keep", **keep)["live"]["id"]
+        path = keeper.vault.path
+        copy, moved = path.with_name("copy"), path.with_name("moved")
+        shutil.copyfile(path, copy)
+        path.rename(moved)
+        found = asked("state")
+        assert (found["kept"], "gone from its place" in found["problem"]) == ([], True)
+        assert "gone from its place" in asked("keep", 409, **keep | {"parts": ["audio"]})["error"]
+        assert "gone from its place" in asked("delete", 409, id=number)["error"]
+        assert not path.exists(), "no empty one was put in its place"
+        moved.rename(path)
+        assert [one["id"] for one in asked("state")["kept"]] == [number]
+        copy.replace(path)
+        assert [one["id"] for one in asked("keep", **keep | {"parts": ["audio"]})["kept"]] == [number]
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert "try again" in asked("state")["problem"]
+        assert [one["id"] for one in asked("state")["kept"]] == [number]
+    finally:
+        retention.close()
+        keeper.close()
 
 
 @pytest.mark.benchmark

@@ -10,25 +10,28 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app.studies import schema
-from app.studies.api import StudyApi
 from app.audit import Audit
 from app.remote import Remote
+from app.studies import schema
+from app.studies import store as store_module
+from app.studies.api import StudyApi
 from app.studies.people import ROLES
 from app.studies.requests import HEADER, PREFIX
 from app.studies.store import Store
@@ -37,6 +40,7 @@ from tests.app.studies.scene import KEYS, PASSWORD, Scene, line
 from tests.app.studies.serve import no_model, serve
 
 OWN = {HEADER: "1"}
+APPLICATION = "multimood-away"  # by which the server knows the connections of one test
 
 
 @pytest.fixture
@@ -202,20 +206,74 @@ def test_a_mistake_of_our_own_shows_no_traceback(api: StudyApi, scene: Scene, mo
     assert "try again" in answer.json()["error"]
 
 
-def test_a_database_that_does_not_answer_is_told_and_nothing_is_lost(
-    api: StudyApi, scene: Scene, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def away(database: str) -> Iterator[None]:
+    """The database is not there for a while: its file was moved, or its server lets nobody in and ends who is in."""
+    if database.startswith("sqlite"):
+        path = Path(database.removeprefix("sqlite:///"))
+        moved = path.rename(path.with_name("moved.sqlite3"))
+        yield
+        assert not path.exists(), "no empty one was put in its place"
+        moved.rename(path)
+        return
+    other = database.removesuffix("postgres") + "template1"
+    with psycopg.connect(other, autocommit=True, application_name="control") as control:
+        control.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS false")
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        try:
+            control.execute(query, [APPLICATION])
+            yield
+        finally:
+            control.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")
+
+
+def test_a_database_that_goes_away_is_told_of_and_comes_back_without_a_loss(
+    api: StudyApi, scene: Scene, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PGAPPNAME", APPLICATION)
+    scene.store.close()
     client = client_of(api, "rita")
+    kept = [client.post(f"{PREFIX}/create", json={"name": "before"}).json()["study"]]
+    with away(database):
+        for answer in (client.post(f"{PREFIX}/create", json={"name": "meanwhile"}), client.get(f"{PREFIX}/me")):
+            assert (answer.status_code, "nothing was stored" in answer.json()["error"]) == (503, True)
+    kept.append(client.post(f"{PREFIX}/create", json={"name": "after"}).json()["study"])
+    assert sorted(one["id"] for one in client.get(f"{PREFIX}/list").json()) == sorted(kept)
+    assert [one["name"] for one in client.get(f"{PREFIX}/list").json() if one["name"] == "meanwhile"] == []
 
-    def gone(*_: object) -> None:
-        raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
 
-    with monkeypatch.context() as broken:
-        broken.setattr(api.parts.studies, "create", gone)
-        answer = client.post(f"{PREFIX}/create", json={"name": "x", "settings": {}})
-    assert answer.status_code == 503
-    assert "still on this page" in answer.json()["error"]
-    assert client.post(f"{PREFIX}/create", json={"name": "x", "settings": {}}).status_code == 200
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_copy_that_takes_the_place_of_a_lost_database_is_taken_and_an_empty_one_is_not(
+    api: StudyApi, scene: Scene, database: str
+) -> None:
+    scene.store.close()
+    client, path = client_of(api, "rita"), Path(database.removeprefix("sqlite:///"))
+    kept = client.post(f"{PREFIX}/create", json={"name": "before"}).json()["study"]
+    with sqlite3.connect(path) as connection:
+        connection.execute("VACUUM INTO ?", [str(path.with_name("copy"))])
+    connection.close()
+    path.unlink()
+    assert client.get(f"{PREFIX}/me").status_code == 503
+    path.touch()
+    assert client.get(f"{PREFIX}/me").status_code == 503, "nobody becomes admin because a file was lost"
+    path.with_name("copy").replace(path)
+    assert [one["id"] for one in client.get(f"{PREFIX}/list").json()] == [kept]
+    assert client.post(f"{PREFIX}/create", json={"name": "after"}).status_code == 200
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_database_that_another_process_holds_is_not_waited_for_for_ever(
+    api: StudyApi, scene: Scene, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.2)
+    client = client_of(api, "rita")
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post(f"{PREFIX}/create", json={"name": "x"})
+        assert (answer.status_code, "try again" in answer.json()["error"]) == (503, True)
+        assert client.get(f"{PREFIX}/list").json() == [], "who reads does not wait"
+        other.execute("ROLLBACK")
+    assert client.post(f"{PREFIX}/create", json={"name": "x"}).status_code == 200
 
 
 def test_a_process_that_is_killed_loses_no_acknowledged_judgment(database: str, scene: Scene) -> None:
