@@ -27,7 +27,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
     parser.add_argument("--tls-cert", type=Path, help="the certificate (PEM) with which the connection is encrypted")
     parser.add_argument("--tls-key", type=Path, help="its key (PEM)")
-    parser.add_argument("--name", action="append", default=[], help="a name under which others reach the app; may be repeated")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a name under which others reach the app, with accounts; may be repeated"
+    )
     parser.add_argument("--accounts", action="store_true", help="everybody signs in, on this computer too")
     parser.add_argument("--share", action="store_true", help="refused: nothing is handed to a host elsewhere")
     parser.add_argument("--checkpoint", default=DEFAULT, help="name in assets/checkpoints, or a folder (%(default)s)")
@@ -60,6 +62,11 @@ def refused(options: argparse.Namespace) -> str:
     return ""
 
 
+def everybody_signs_in(options: argparse.Namespace) -> bool:
+    """Whether accounts are asked for: always where others can reach the app, by its address or by a name."""
+    return bool(options.accounts or options.name or not is_loopback(options.host))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until interrupted; returns the exit status."""
     options = arguments(argv)
@@ -80,9 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     try:
-        accounts = options.accounts or not is_loopback(options.host)
         tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
-        guarded: dict[str, Any] = {"tls": tls, "names": options.name, "accounts": accounts}
+        guarded: dict[str, Any] = {"tls": tls, "names": options.name, "accounts": everybody_signs_in(options)}
         with serving(engine, options.host, options.port, options.capture, safety, **guarded) as served:
             print(f"MultiMood is at {served.url} (Ctrl+C ends it).", flush=True)
             threading.Event().wait()

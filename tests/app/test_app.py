@@ -38,6 +38,15 @@ def test_loopback_is_this_computer(command: ModuleType, host: str) -> None:
     assert command.is_loopback(host)
 
 
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [([], False), (["--host", "::1"], False), (["--accounts"], True), (["--name", "clinic.example"], True)],
+)
+def test_accounts_are_asked_for_where_others_can_reach_the_app(command: ModuleType, options: list[str], asked: bool) -> None:
+    assert command.everybody_signs_in(command.arguments(options)) == asked
+    assert command.everybody_signs_in(command.arguments([*options, "--host", "192.0.2.7"]))
+
+
 def test_an_absent_checkpoint_is_one_sentence(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--checkpoint", "no-such-checkpoint"]) == 1
     assert "no-such-checkpoint" in capsys.readouterr().err

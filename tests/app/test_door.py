@@ -57,6 +57,9 @@ ROUTES = (
     ("POST", "/multimood/privacy/state"),
     ("GET", "/multimood/privacy/clip/x/y"),
     ("GET", "/multimood/studies/me"),
+    ("GET", "/multimood/compare/choices"),
+    ("POST", "/multimood/compare/start"),
+    ("GET", "/multimood/evaluate/reports"),
     ("POST", "/multimood/studies/first"),
     ("GET", "/multimood/studies/static/annotate.js"),
     ("GET", "/multimood/studies/list"),
@@ -321,7 +324,7 @@ def test_a_websocket_is_closed_to_strangers(tmp_path: Path) -> None:
 )
 def test_a_name_that_is_not_this_computer_s_is_refused(open_app: Served, host: str) -> None:
     with caller(open_app, host=host) as client:
-        for path in ("/", "/config", "/multimood/studies/me"):
+        for path in ("/", "/config", "/multimood/studies/me", "/multimood/compare/choices", "/multimood/evaluate/reports"):
             assert client.get(path).status_code in (400, 421)
 
 
@@ -332,7 +335,7 @@ def test_this_computer_s_names_are_served(open_app: Served, host: str) -> None:
 
 
 def test_a_name_that_was_given_is_served(locked_app: Served, certificate: tuple[Path, Path]) -> None:
-    with caller(locked_app, certificate, host="clinic.example") as client:
+    with caller(locked_app, certificate, host="clinic.example", **{HEADER: "1"}) as client:
         assert client.get("/config").status_code == 401
     with caller(locked_app, certificate, host="clinic.example.evil.example") as client:
         assert client.get("/config").status_code == 421
@@ -346,6 +349,9 @@ def test_a_name_that_was_given_is_served(locked_app: Served, certificate: tuple[
         {"origin": "http://127.0.0.1:1"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
+        client.post("/multimood/sign-in", data={"name": "rita", "password": PASSWORD})
+        for path in ("/config", "/multimood/compare/choices", "/multimood/evaluate/reports", "/multimood/evaluate/runs"):
+            assert client.get(path).status_code == 200, path
     ],
 )
 def test_another_site_s_request_is_refused(open_app: Served, headers: dict[str, str]) -> None:

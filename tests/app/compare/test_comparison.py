@@ -180,8 +180,7 @@ def test_what_is_asked_wrongly_is_said(ask: Ask, client: TestClient) -> None:
         ({"sampling": {"seed": 0.5}}, "whole number"),
     ):
         assert says in ask("start", body(**more), status=409)["error"]
-    for headers, url in (({"X-MultiMood": ""}, ""), ({"Origin": "http://elsewhere.example"}, ""), ({}, "http://elsewhere.example")):
-        assert client.get(f"{url}{PREFIX}/choices", headers=headers).status_code == 403
+    assert client.get(f"{PREFIX}/choices", headers={"X-MultiMood": ""}).status_code == 403
     assert client.get(f"{PREFIX}/static/../api.py").status_code == 404
 
 
