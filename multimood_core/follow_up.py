@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from multimood_core.prompts import clean_text
-from multimood_core.registry import cpu_dtype
+from multimood_core.registry import fast_dtype
 from multimood_core.rewards import ReplySituation
 from multimood_core.sentences import words_of
 from multimood_core.weights import weights_path
@@ -51,8 +51,7 @@ class FollowUpReward:
             ModelError: its weights are not prepared.
         """
         folder = weights_path("smollm2")
-        dtype = cpu_dtype() if device == "cpu" else torch.bfloat16
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype(device))
         return cls(model.to(device).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder), spread)
 
     def __call__(self, situations: Sequence[ReplySituation], replies: Sequence[str]) -> list[float | None]:

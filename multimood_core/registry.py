@@ -89,8 +89,10 @@ class Checkpoint:
     calibration: Calibration = field(default_factory=Calibration)
 
 
-def cpu_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32 (bfloat16 would be emulated, and slow)."""
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware, else float32 (bfloat16 would be emulated, and slow)."""
+    if device != "cpu":
+        return torch.bfloat16
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
 
 
@@ -128,7 +130,7 @@ def build_embedded(
     processor = MultiMoodProcessor(
         tokenizer, prompt=config.prompt, recent_turns=config.recent_turns, guesses=config.guesses
     )
-    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or cpu_dtype())
+    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or fast_dtype())
     # Placeholders are overwritten by the splice and never generated: their rows are only there to have an id. Left as
     # they are drawn, they would move every softmax a little, another way each time the model is loaded.
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from multimood_core.errors import DataError
 from multimood_core.registry import checkpoint_sha256, resolve
 from train.config import run_command
 from train.data import HELD_OUT_SPEAKERS
+from train.marks import put_between_marks
 from train.score_rewards import table
 
 _CARD: Final = """# {name}
@@ -137,7 +137,6 @@ _REPLIES: Final = {
     "bleu2_released": "BLEU-2 as released", "bleu2": "BLEU-2", "rouge_l": "ROUGE-L", "meteor_stem": "METEOR, no synonyms",
     "bertscore/roberta-large": "BERTScore", "tokenscore/minilm": "token score, MiniLM",
 }  # fmt: skip
-_MARKS: Final = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 def tables(reports: Sequence[dict[str, Any]]) -> str:
@@ -216,10 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (folder / "README.md").write_text(card)
     print(folder / "README.md")
     if args.readme:
-        text = args.readme.read_text()
-        if not _MARKS.search(text):
-            raise DataError(f"Expected the marks <!-- results: ... --> and <!-- /results --> in {args.readme}.")
-        args.readme.write_text(_MARKS.sub(lambda mark: mark[1] + tables(reports) + mark[2], text))
+        put_between_marks(args.readme, "results", tables(reports))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ def evaluate_system(
                 bar.set_postfix_str(f"{calls['calls']} calls, cost {calls['cost']:.2f}")
             bar.update()
 
-        return evaluate_dialogues(system, dialogues, conditions, known, args.concurrency if args.endpoint else 1, done)
+        workers = args.concurrency if args.endpoint or args.llm else 1
+        return evaluate_dialogues(system, dialogues, conditions, known, workers, done)
 
 
 def _settings(args: argparse.Namespace, system: System, conditions: Conditions, label: str) -> dict[str, Any]:
@@ -299,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--cache", type=Path, help="file for the endpoint's answers; beside --out by default")
     who.add_argument("--price-in", type=float, help="money per million tokens read, to state the cost")
     who.add_argument("--price-out", type=float, help="money per million tokens written")
-    who.add_argument("--concurrency", type=int, default=8, help="calls to the endpoint at a time")
+    who.add_argument("--concurrency", type=int, default=8, help="dialogues that a language model is asked about at a time")
     who.add_argument("--smes", action="store_true", help="a language model step by step, cues as text (SMES)")
     given = parser.add_argument_group("what it is given")
     given.add_argument(

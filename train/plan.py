@@ -37,7 +37,7 @@ from multimood_core.config import MultiMoodConfig
 from multimood_core.errors import DataError
 from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.processor import MultiMoodProcessor
-from multimood_core.registry import cpu_dtype
+from multimood_core.registry import fast_dtype
 from multimood_core.weights import weights_path
 from train.base import EMBEDDED, BaseConfig, default_dtype
 from train.loop import token_batches
@@ -98,7 +98,7 @@ def meta_base(config: BaseConfig, model_config: MultiMoodConfig) -> tuple[MultiM
         model_config.text_config = AutoConfig.from_pretrained(folder)
         model_config.text.vocab_size = len(processor.tokenizer)
         model_config.tie_word_embeddings = bool(model_config.text.tie_word_embeddings)
-        dtype = torch.bfloat16 if torch.cuda.is_available() else cpu_dtype()
+        dtype = fast_dtype("cuda" if torch.cuda.is_available() else "cpu")
     processor.register(model_config)
     with torch.device("meta"), default_dtype(torch.float32 if config.base == EMBEDDED else dtype):
         model = MultiMoodForConditionalGeneration(model_config)
@@ -376,7 +376,7 @@ def peak_operations(device: str, half: bool) -> float:
     if device in PEAK:
         return PEAK[device]
     size = 1536
-    a = torch.randn(size, size, dtype=cpu_dtype() if half else torch.float32)
+    a = torch.randn(size, size, dtype=fast_dtype() if half else torch.float32)
     best = math.inf
     for _ in range(4):
         began = time.perf_counter()

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
@@ -30,10 +29,10 @@ from multimood_core.rewards import ReplySituation, Reward
 from train.config import run_command
 from train.data import read_mesc
 from train.files import write_file
+from train.marks import put_between_marks
 from train.policy import Rewarder, rewarder_of
 
 _CHUNK = 32  # replies scored together
-_MARKS: Final = re.compile(r"(<!-- rewards: .*? -->\n).*?(<!-- /rewards -->)", re.DOTALL)
 Parts = dict[str, list[float | None]]
 """Part -> a value for each item, in the reports' order; "reward" is the total."""
 
@@ -120,18 +119,6 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def put_between_marks(readme: Path, lines: str) -> None:
-    """Write ``lines`` between the two reward marks of a file.
-
-    Raises:
-        DataError: it has none; it is left as it is.
-    """
-    text = readme.read_text()
-    if not _MARKS.search(text):
-        raise DataError(f"Expected the marks <!-- rewards: ... --> and <!-- /rewards --> in {readme}.")
-    readme.write_text(_MARKS.sub(lambda mark: f"{mark[1]}{lines}\n{mark[2]}", text))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, nargs="+", required=True, help="of train.evaluate --responses")
@@ -160,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         write_file(args.out, lambda path: path.write_text(json.dumps(found, indent=1) + "\n"))
     if args.readme:
-        put_between_marks(args.readme, table(found))
+        put_between_marks(args.readme, "rewards", table(found))
 
 
 if __name__ == "__main__":

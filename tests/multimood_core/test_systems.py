@@ -174,6 +174,18 @@ def test_a_seed_gives_the_same_text_again(folder: Path) -> None:
     assert say(1) == say(1) != say(2)
 
 
+def test_prompts_asked_at_once_get_the_answers_that_they_get_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [replace(DIALOGUE, id=str(i), context=Context("work " * i, "")) for i in range(6)]
+    alone = [r.text for r in evaluate_dialogues(ZeroShotSystem(LocalTextModel(folder, dtype=torch.float32)), many)]
+    model = LocalTextModel(folder, dtype=torch.float32)
+    together: list[int] = []
+    write = model._write
+    monkeypatch.setattr(model, "_write", lambda batch: (together.append(len(batch)), write(batch)))
+    assert [r.text for r in evaluate_dialogues(ZeroShotSystem(model), many, workers=6)] == alone
+    assert max(together) > 1
+    assert sum(together) == len(alone)
+
+
 def test_a_folder_without_a_model_and_a_prompt_that_is_too_long_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="causal language model"):
         LocalTextModel(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 from multimood_core.errors import DataError
 from multimood_core.rewards import ReplySituation, Reward
-from train.score_rewards import differences, put_between_marks, read_replies, score, summary, table
+from train.score_rewards import differences, read_replies, score, summary, table
 
 SITUATIONS = {f"{dialogue}/{turn}": ReplySituation("alone") for dialogue in range(3) for turn in (0, 2)}
 DIALOGUES = [name.split("/")[0] for name in SITUATIONS]
@@ -76,17 +76,6 @@ def test_reports_are_read_by_item(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match="Expected a report of train.evaluate"):
         read_replies(path)
-
-
-def test_the_table_is_put_between_the_marks_or_nowhere(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- rewards: how -->\nold\n<!-- /rewards -->\nafter\n")
-    put_between_marks(readme, "new")
-    assert readme.read_text() == "before\n<!-- rewards: how -->\nnew\n<!-- /rewards -->\nafter\n"
-    readme.write_text("none")
-    with pytest.raises(DataError, match="marks"):
-        put_between_marks(readme, "new")
-    assert readme.read_text() == "none"
 
 
 def test_replies_to_other_items_are_refused() -> None:
