@@ -276,6 +276,18 @@ def test_another_clinician_s_kept_sessions_are_neither_shown_nor_deleted(
         assert kept.id not in seen(owner)
 
 
+def test_accounts_that_cannot_be_looked_up_let_nobody_in_until_they_can(
+    locked_app: Served, certificate: tuple[Path, Path]
+) -> None:
+    path = Path(os.environ["MULTIMOOD_DATABASE_URL"].removeprefix("sqlite:///"))
+    with signed_in(locked_app, certificate) as client:
+        moved = path.rename(path.with_name("moved"))
+        answer = client.get("/config")
+        assert (answer.status_code, "The database is gone" in answer.json()["error"]) == (503, True)
+        moved.rename(path)
+        assert client.get("/config").status_code == 200
+
+
 def test_guessing_is_slowed_down_and_written_down(locked_app: Served, certificate: tuple[Path, Path]) -> None:
     with caller(locked_app, certificate) as client:
         tries = [{"name": "eve", "password": f"guess {i} of many"} for i in range(7)]
@@ -337,6 +349,9 @@ def test_this_computer_s_names_are_served(open_app: Served, host: str) -> None:
 def test_a_name_that_was_given_is_served(locked_app: Served, certificate: tuple[Path, Path]) -> None:
     with caller(locked_app, certificate, host="clinic.example", **{HEADER: "1"}) as client:
         assert client.get("/config").status_code == 401
+        client.post("/multimood/sign-in", data={"name": "rita", "password": PASSWORD})
+        for path in ("/config", "/multimood/compare/choices", "/multimood/evaluate/reports", "/multimood/evaluate/runs"):
+            assert client.get(path).status_code == 200, path
     with caller(locked_app, certificate, host="clinic.example.evil.example") as client:
         assert client.get("/config").status_code == 421
 
@@ -349,9 +364,6 @@ def test_a_name_that_was_given_is_served(locked_app: Served, certificate: tuple[
         {"origin": "http://127.0.0.1:1"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
-        client.post("/multimood/sign-in", data={"name": "rita", "password": PASSWORD})
-        for path in ("/config", "/multimood/compare/choices", "/multimood/evaluate/reports", "/multimood/evaluate/runs"):
-            assert client.get(path).status_code == 200, path
     ],
 )
 def test_another_site_s_request_is_refused(open_app: Served, headers: dict[str, str]) -> None:
