@@ -27,8 +27,9 @@ from app.audit import HERE, Audit
 from app.places import is_loopback
 from app.studies.errors import StudyError
 from app.studies.people import LEADERS, People, Person, require_role
-from app.studies.requests import COOKIE, PREFIX, require_own_page
+from app.studies.requests import COOKIE, PREFIX
 from app.studies.store import Store, StoreError
+from app.web import STATIC_PREFIX, require_own_page
 from multimood_core.errors import MultiMoodError
 
 SIGN_IN: Final = "/multimood/sign-in"
@@ -36,7 +37,7 @@ SIGN_OUT: Final = "/multimood/sign-out"
 LONGEST: Final = 12 * 3600.0  # seconds; a working day after signing in, somebody has to do it again
 INVITATION: Final = f"{PREFIX}/invitation"
 # What who was invited and has no account yet may ask for: the page of the link, its script, and its one request.
-INVITED: Final = (("GET", INVITATION), ("GET", f"{PREFIX}/static/invitation.js"), ("POST", f"{PREFIX}/accept"))
+INVITED: Final = (("GET", INVITATION), ("GET", f"{STATIC_PREFIX}/invitation.js"), ("POST", f"{PREFIX}/accept"))
 MAX_FORM: Final = 4096  # bytes
 # What Gradio's page asks for. The rest of its routes (a proxy, direct calls, recordings, code editing) answers nobody.
 GRADIO: Final = (

@@ -7,10 +7,10 @@ from typing import Final
 import gradio as gr
 
 _PLACE: Final = (
-    '<link rel="stylesheet" href="multimood/studies/static/annotate.css">'
+    '<link rel="stylesheet" href="multimood/static/annotate.css">'
     '<div id="mm-studies"><p class="mm-faint">Studies are being opened.</p></div>'
 )
-_SCRIPT: Final = "import(new URL('multimood/studies/static/annotate.js', document.baseURI).href);"
+_SCRIPT: Final = "import(new URL('multimood/static/annotate.js', document.baseURI).href);"
 
 
 def build_annotate() -> None:

@@ -45,6 +45,7 @@ from app.safety import Safety
 from app.sessions import Sessions
 from app.stream import Stream
 from app.studies.api import StudyApi
+from app.web import static_route
 from app.worker import Worker
 from multimood_core.engine import Engine
 from multimood_core.errors import DataError
@@ -156,7 +157,7 @@ def web_app(
     engines, remote = Engines(sessions.engine), Remote(Audit())
     studies, compare = studies or study_api(sessions, engines, remote), compare or CompareApi(sessions, engines, remote)
     stream = Stream(sessions, glancer, LocalCapture() if capture == "local" else None)
-    routes = [*about_routes(), *stream.routes, *compare.routes, *studies.routes, *EvaluateApi(places()).routes]
+    routes = [*about_routes(), static_route(), *stream.routes, *compare.routes, *studies.routes, *EvaluateApi(places()).routes]
     if custody is not None:
         routes += custody.routes
     people, audit = studies.parts.people if accounts else None, custody.audit if custody else None

@@ -7,10 +7,10 @@ from typing import Final
 import gradio as gr
 
 _PLACE: Final = (
-    '<link rel="stylesheet" href="multimood/privacy/static/privacy.css">'
+    '<link rel="stylesheet" href="multimood/static/privacy.css">'
     '<div id="mm-privacy"><p class="mm-faint">What is stored is being looked up.</p></div>'
 )
-_SCRIPT: Final = "import(new URL('multimood/privacy/static/privacy.js', document.baseURI).href);"
+_SCRIPT: Final = "import(new URL('multimood/static/privacy.js', document.baseURI).href);"
 
 
 def build_privacy() -> None:

@@ -6,18 +6,14 @@ shown to that account and to an admin alone.
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.access import person_of
 from app.audit import HERE, Audit, verify
@@ -27,18 +23,14 @@ from app.remote import Remote
 from app.retention import Retention
 from app.session import Session
 from app.sessions import Sessions
+from app.studies.errors import AbsentError
 from app.studies.people import Person
 from app.vault_keys import NoKeyError, VaultError, make_key, require_outside
+from app.web import anybody, json_of, route
 from multimood_core.errors import DataError, MultiMoodError
 
 PREFIX: Final = "/multimood/privacy"
-HEADER: Final = "x-multimood"
-MAX_BODY: Final = 64 * 1024  # bytes
-STATIC: Final = Path(__file__).resolve().parent / "static"
-FILES: Final = ("privacy.js", "privacy.css", "element.js", "remote.js")
 MEDIA: Final = {".flac": "audio/flac", ".webm": "video/webm"}
-
-log = logging.getLogger("multimood.app")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +75,18 @@ class PrivacyApi:
             "key": self._make_key, "remote": self._set_remote, "session": self._reopen,
         }  # fmt: skip
         self.routes: list[BaseRoute] = [
-            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
-            Route(f"{PREFIX}/clip/{{id}}/{{name}}", self._clip, methods=["GET"]),
-            *[Route(f"{PREFIX}/{name}", self._post(act), methods=["POST"]) for name, act in posts.items()],
-            Route(f"{PREFIX}/state", self._post(lambda caller, values: {}), methods=["POST"]),
+            route("GET", f"{PREFIX}/clip/{{id}}/{{name}}", self._clip, anybody),
+            *[self._post(name, act) for name, act in posts.items()],
+            self._post("state", lambda caller, values: {}),
         ]
 
-    # -- the way of a request --------------------------------------------------------------------------------------
-
-    def _post(self, act: Callable[[Caller, Mapping[str, Any]], Mapping[str, Any]]) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            origin = request.headers.get("origin")
-            if request.headers.get(HEADER) != "1" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
-                return _refused("This request did not come from MultiMood's own page.", 403)
-            data = bytearray()
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > MAX_BODY:
-                    return _refused(f"Expected at most {MAX_BODY:,} bytes.", 413)
-            return await run_in_threadpool(self._answer, act, Caller(person_of(request.scope)), bytes(data))
-
-        return answer
-
-    def _answer(self, act: Callable[[Caller, Mapping[str, Any]], Mapping[str, Any]], caller: Caller, data: bytes) -> Response:
-        try:
-            values = json.loads(data or b"{}")
-            if not isinstance(values, dict):
-                raise DataError("Expected a JSON object.")
+    def _post(self, name: str, act: Callable[[Caller, Mapping[str, Any]], Mapping[str, Any]]) -> BaseRoute:
+        def answer(request: Request, data: bytes) -> Any:
+            caller, values = Caller(person_of(request.scope)), json_of(data)
             done = act(caller, values)
-            shown = {**self.state(caller, str(values.get("session", ""))), **done}
-        except MultiMoodError as error:
-            return _refused(str(error), 409)
-        except ValueError:
-            return _refused("Expected a JSON object.", 400)
-        except Exception:
-            log.exception("a request of the Privacy tab failed")
-            return _refused("MultiMood made a mistake of its own; its log has the place. Nothing was shown or changed.", 500)
-        return JSONResponse(shown, headers={"Cache-Control": "no-store"})
+            return {**self.state(caller, str(values.get("session", ""))), **done}
+
+        return route("POST", f"{PREFIX}/{name}", answer)
 
     def state(self, caller: Caller, token: str) -> dict[str, Any]:
         """All that the page shows."""
@@ -202,21 +169,17 @@ class PrivacyApi:
             self._remote.turn_off(caller.who)
         return {}
 
-    async def _clip(self, request: Request) -> Response:
+    def _clip(self, request: Request, data: bytes) -> Response:
         caller, number, name = Caller(person_of(request.scope)), request.path_params["id"], request.path_params["name"]
         blurred = request.query_params.get("blurred") == "1"
-
-        def read() -> Response:
-            try:
-                self._mine(caller, {"id": number})
-                data = self._keeper.clip(number, name, blurred, caller.who)
-            except MultiMoodError as error:
-                return _refused(str(error), 404)
-            told = f"{'faces-covered-' if blurred else ''}{Path(name).name}"
-            headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{told}"'}
-            return Response(data, headers=headers, media_type=MEDIA[Path(name).suffix])
-
-        return await run_in_threadpool(read)
+        try:
+            self._mine(caller, {"id": number})
+            clip = self._keeper.clip(number, name, blurred, caller.who)
+        except MultiMoodError as error:
+            raise AbsentError(str(error)) from error
+        told = f"{'faces-covered-' if blurred else ''}{Path(name).name}"
+        headers = {"Content-Disposition": f'attachment; filename="{told}"'}
+        return Response(clip, headers=headers, media_type=MEDIA[Path(name).suffix])
 
     # -- what was sent -----------------------------------------------------------------------------------------------
 
@@ -258,14 +221,3 @@ def _list(values: Mapping[str, Any], name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise DataError(f"Expected {name} as a list of words.")
     return value
-
-
-def _refused(text: str, status: int) -> JSONResponse:
-    return JSONResponse({"error": text}, status, headers={"Cache-Control": "no-store"})
-
-
-async def _static(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in FILES:
-        return Response("There is no such file.", 404, media_type="text/plain")
-    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.access import person_of, require_leader
 from app.audit import HERE
@@ -30,24 +27,14 @@ from app.compare.votes import Votes, preference_pairs, ranking
 from app.compare.voting import lock_vote
 from app.remote import Remote
 from app.sessions import Sessions
-from app.studies.errors import StudyError
 from app.studies.guidelines import CRITERIA
-from multimood_core.errors import DataError, MediaError, MultiMoodError
+from app.web import MAX_JSON, json_of, route
+from multimood_core.errors import DataError
 from multimood_core.rewards import RewardFunction, embedded_rewards
 
 PREFIX: Final = "/multimood/compare"
-STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS: Final = (
-    "compare.js", "compare_show.js", "compare_vote.js", "compare_batch.js", "compare.css", "element.js", "remote.js",
-)  # fmt: skip
-MAX_JSON: Final = 2**20  # bytes
-MAX_FILE: Final = 200 * 2**20  # ten minutes of a phone's video
+MAX_FILE: Final = 200 * 2**20  # bytes; ten minutes of a phone's video
 KEEP: Final = 32  # comparisons; the oldest that does not run is forgotten first
-UNEXPECTED: Final = (
-    "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
-)
-
-log = logging.getLogger("multimood.app")
 
 
 class CompareApi:
@@ -85,10 +72,7 @@ class CompareApi:
             ("GET", "/votes/{name}", self._votes_file, False),
             *self._batches.table,
         ]
-        self.routes: list[BaseRoute] = [
-            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
-            *[Route(PREFIX + path, self._route(handler, file), methods=[method]) for method, path, handler, file in table],
-        ]
+        self.routes = [self._route(*row) for row in table]
 
     @property
     def votes(self) -> Votes:
@@ -109,38 +93,14 @@ class CompareApi:
             one.stop(wait=5)
         self._batches.close()
 
-    # -- the way of a request --------------------------------------------------------------------------------------
-
-    def _route(self, handler: Callable[[Call], Any], file: bool) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            most, data = MAX_FILE if file else MAX_JSON, bytearray()
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > most:
-                    return JSONResponse({"error": f"Expected at most {most:,} bytes; send a smaller file."}, 413)
-            return await run_in_threadpool(self._answer, handler, file, request, bytes(data))
-
-        return answer
-
-    def _answer(self, handler: Callable[[Call], Any], file: bool, request: Request, data: bytes) -> Response:
-        try:
-            require_leader(request)
-            values = {} if file or request.method == "GET" else _json(data)
+    def _route(self, method: str, path: str, handler: Callable[[Call], Any], file: bool) -> BaseRoute:
+        def answer(request: Request, data: bytes) -> Any:
+            values = {} if file or method == "GET" else json_of(data)
             person = person_of(request.scope)
             who = person.name if person else HERE
-            answer = handler(Call(values, data, request.query_params, request.path_params, who))
-            made = answer if isinstance(answer, Response) else JSONResponse(answer)
-        except StudyError as error:
-            made = JSONResponse({"error": str(error)}, error.status)
-        except (DataError, MediaError) as error:
-            made = JSONResponse({"error": str(error)}, 409)
-        except MultiMoodError as error:
-            made = JSONResponse({"error": str(error)}, 503)
-        except Exception:
-            log.exception("a request of the Compare tab failed")
-            made = JSONResponse({"error": UNEXPECTED}, 500)
-        made.headers.setdefault("Cache-Control", "no-store")
-        return made
+            return handler(Call(values, data, request.query_params, request.path_params, who))
+
+        return route(method, PREFIX + path, answer, require_leader, MAX_FILE if file else MAX_JSON)
 
     # -- one turn --------------------------------------------------------------------------------------------------
 
@@ -199,20 +159,3 @@ class CompareApi:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         name = {"Content-Disposition": f'attachment; filename="multimood-compare-{call.path["name"]}"'}
         return Response(text, headers=name, media_type="application/jsonl")
-
-
-def _json(data: bytes) -> Mapping[str, Any]:
-    try:
-        raw = json.loads(data or b"{}")
-    except ValueError as cause:
-        raise DataError(f"Expected a JSON object: {cause}.") from cause
-    if not isinstance(raw, dict):
-        raise DataError("Expected a JSON object.")
-    return raw
-
-
-async def _static(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in SCRIPTS:
-        return Response("There is no such file.", 404, media_type="text/plain")
-    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})

@@ -7,10 +7,10 @@ from typing import Final
 import gradio as gr
 
 _PLACE: Final = (
-    '<link rel="stylesheet" href="multimood/compare/static/compare.css">'
+    '<link rel="stylesheet" href="multimood/static/compare.css">'
     '<div id="mm-compare"><p class="mm-faint">Systems are being looked up.</p></div>'
 )
-_SCRIPT: Final = "import(new URL('multimood/compare/static/compare.js', document.baseURI).href);"
+_SCRIPT: Final = "import(new URL('multimood/static/compare.js', document.baseURI).href);"
 
 
 def build_compare() -> None:

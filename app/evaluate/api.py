@@ -6,31 +6,24 @@ ask is said by ``app.access.require_leader``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.access import require_leader
 from app.evaluate import pages
 from app.evaluate.places import Places
 from app.evaluate.runs import Runs
 from app.evaluate.shelf import FILES, Shelf
-from app.studies.errors import AbsentError, InputError, StudyError
-from multimood_core.errors import MultiMoodError
+from app.studies.errors import AbsentError, InputError
+from app.web import route
 
 PREFIX: Final = "/multimood/evaluate"
-STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS: Final = ("evaluate.js", "evaluate.css", "runs.js")
 MOST_RUNS: Final = 2
 WINDOWS: Final = range(1, 501)
-UNEXPECTED: Final = "MultiMood made a mistake of its own; its log has the details. Nothing was changed: try again."
-
-log = logging.getLogger("multimood.app")
 
 
 class EvaluateApi:
@@ -54,10 +47,7 @@ class EvaluateApi:
             "/curves": self._curves,
         }
         self.paths = tuple(table)
-        self.routes: list[BaseRoute] = [
-            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
-            *[Route(PREFIX + path, _answering(handler), methods=["GET"]) for path, handler in table.items()],
-        ]
+        self.routes = [_route(path, handler) for path, handler in table.items()]
 
     def _reports(self, request: Request) -> Any:
         return {"html": pages.reports(self.shelf.listed(), self._places)}
@@ -96,25 +86,8 @@ class EvaluateApi:
         return {"html": pages.curves(found, panels, int(window), everything), "live": live, "seen": seen}
 
 
-def _answering(handler: Callable[[Request], Any]) -> Callable[[Request], Response]:
-    """A route's function; Starlette runs it beside the event loop, so that a figure takes nobody's time."""
-
-    def answer(request: Request) -> Response:
-        try:
-            require_leader(request)
-            found = handler(request)
-            shown = found if isinstance(found, Response) else JSONResponse(found)
-        except StudyError as error:
-            shown = JSONResponse({"error": str(error)}, error.status)
-        except MultiMoodError as error:
-            shown = JSONResponse({"error": str(error)}, 422)
-        except Exception:
-            log.exception("a request of the Evaluate or Runs tab failed")
-            shown = JSONResponse({"error": UNEXPECTED}, 500)
-        shown.headers.setdefault("Cache-Control", "no-store")
-        return shown
-
-    return answer
+def _route(path: str, handler: Callable[[Request], Any]) -> BaseRoute:
+    return route("GET", PREFIX + path, lambda request, data: handler(request), require_leader)
 
 
 def _id(request: Request) -> str:
@@ -132,10 +105,3 @@ def _download(request: Request, name: str, content: bytes) -> Response:
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     headers = {"Content-Disposition": f'attachment; filename="{safe}"', "Content-Security-Policy": "sandbox; default-src 'none'"}
     return Response(content, headers=headers, media_type=FILES[_kind(request)])
-
-
-async def _static(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in SCRIPTS:
-        return Response("There is no such file.", 404, media_type="text/plain")
-    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})

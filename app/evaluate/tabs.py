@@ -7,10 +7,10 @@ from typing import Final
 import gradio as gr
 
 _PLACE: Final = (
-    '<link rel="stylesheet" href="multimood/evaluate/static/evaluate.css">'
+    '<link rel="stylesheet" href="multimood/static/evaluate.css">'
     '<div id="{name}" class="mm-e"><p class="mm-faint">{waiting}</p></div>'
 )
-_SCRIPT: Final = "import(new URL('multimood/evaluate/static/{script}', document.baseURI).href);"
+_SCRIPT: Final = "import(new URL('multimood/static/{script}', document.baseURI).href);"
 
 
 def build_evaluate() -> None:

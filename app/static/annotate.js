@@ -5,7 +5,7 @@ import { h } from "./element.js";
 import { work } from "./annotate_work.js";
 import { study } from "./annotate_study.js";
 
-const BASE = new URL("..", import.meta.url).href;
+const BASE = new URL("../studies/", import.meta.url).href;
 export const root = () => document.querySelector("#mm-studies");
 
 export async function ask(path, body, file) {

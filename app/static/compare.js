@@ -7,7 +7,7 @@ import { showBatches } from "./compare_batch.js";
 import { showRanking } from "./compare_vote.js";
 import { told, turnOn } from "./remote.js";
 
-const BASE = new URL("..", import.meta.url).href;
+const BASE = new URL("../compare/", import.meta.url).href;
 const KEPT = "multimood.compare";
 const POLL = 250; // ms between two looks at replies that are being written
 export const root = () => document.querySelector("#mm-compare");
@@ -78,7 +78,7 @@ export function systemFields(choices, least, most, ticked) {
     consent.hidden = !boxes.some(({ one, box }) => box.checked && one.kind === "remote");
     if (consent.hidden) return;
     const hosts = (await ask("choices")).remote;
-    consent.replaceChildren(...hosts.flatMap((one) => [...told(one), one.on ? "" : button(`Turn on ${one.host}`, async () => { await turnOn(one.host); await show(); consent.focus(); })]));
+    consent.replaceChildren(...hosts.flatMap((one) => [...told(one), one.on ? h("p", {}, "The Privacy tab turns it off.") : button(`Turn on ${one.host}`, async () => { await turnOn(one.host); await show(); consent.focus(); })]));
   };
   const kinds = { checkpoint: "checkpoint", base: "before training, words alone", remote: "remote, words alone" };
   return { element: h("fieldset", { class: "mm-c-systems" }, h("legend", {}, most > least ? `Systems, ${least} to ${most}` : "Systems"),
@@ -92,7 +92,7 @@ export function systemFields(choices, least, most, ticked) {
 }
 
 function sourceFields(choices) {
-  const words = h("textarea", { id: "mm-c-words", rows: 3, maxlength: 4000, "aria-label": "the client's words" });
+  const words = h("textarea", { id: "mm-c-words", rows: 3, "aria-label": "the client's words" });
   const problem = h("input", { maxlength: 400 }), situation = h("input", { maxlength: 400 });
   const clip = h("input", { type: "file", accept: "video/*,audio/*,image/*", "aria-label": "clip" }), heard = h("input", { maxlength: 4000, placeholder: "recognised from the sound where empty" });
   const data = h("select", { "aria-label": "data set" }, choices.data.map((one) => h("option", { value: one.id }, one.name)));

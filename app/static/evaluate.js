@@ -2,7 +2,7 @@
 // escaped; here it is put in place, filtered, sorted and asked for.
 "use strict";
 
-const BASE = new URL("..", import.meta.url).href;
+const BASE = new URL("../evaluate/", import.meta.url).href;
 
 export async function ask(path) {
   let answer;

@@ -2,7 +2,7 @@
 "use strict";
 import { h } from "./element.js";
 import { told } from "./remote.js";
-const BASE = new URL("..", import.meta.url).href;
+const BASE = new URL("../privacy/", import.meta.url).href;
 const root = () => document.querySelector("#mm-privacy");
 const NAMES = { transcript: "words and labels", audio: "sound", video: "pictures" };
 let state = null, opened = null, asking = null, draft = { parts: [], person: "", by: "client" };

@@ -2,13 +2,13 @@
 "use strict";
 import { h } from "./element.js";
 
-const SWITCH = new URL("../../privacy/remote", import.meta.url).href;
+const SWITCH = new URL("../privacy/remote", import.meta.url).href;
 const PURPOSES = { compare: "As a system in Compare", study: "As a judge in a study" };
 
 export function told(one) {
-  return [h("p", {}, h("b", {}, one.host), one.on ? " is on: text leaves this computer for it, and the log says when." : " is off. On, it would be told, as text alone:"),
-    h("ul", {}, one.uses.map((use) => h("li", {}, `${PURPOSES[use.purpose]} (${use.model}): ${use.fields.join(", ").replaceAll("-", " ")}`))),
-    h("p", {}, "Sound and pictures never leave, nor what face and voice show.", one.on ? " The Privacy tab turns it off." : "")];
+  return [h("p", {}, h("b", {}, one.host), one.on ? " is on. It is told, as text alone:" : " is off. If it were on, it would be told, as text alone:"),
+    h("ul", { class: "mm-told" }, one.uses.map((use) => h("li", {}, `${PURPOSES[use.purpose]} (${use.model}): ${use.fields.join(", ").replaceAll("-", " ")}`))),
+    h("p", {}, "Sound and pictures never leave, nor what face and voice show. The log says when it was asked.")];
 }
 
 export async function turnOn(host) {

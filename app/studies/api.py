@@ -6,24 +6,23 @@ by the parts that read it. A request that changes something has to carry a heade
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, Final, cast
 
 from argon2 import PasswordHasher
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
+from app.places import is_loopback
 from app.ports import EngineLike
 from app.remote import Remote
 from app.studies import downloads, export, report
 from app.studies.assignment import Desk, Work
-from app.studies.errors import InputError, RefusedError, StudyError
+from app.studies.errors import InputError, RefusedError
 from app.studies.guidelines import CRITERIA
 from app.studies.items import Drawing, Kind, read_dialogue_upload, read_upload
 from app.studies.judging import Judging
@@ -34,35 +33,20 @@ from app.studies.records import REASONS, as_plain, criteria_of, expect, integer_
 from app.studies.requests import (
     COOKIE,
     MAX_FILE,
-    MAX_JSON,
     PREFIX,
     Call,
     Endpoint,
     credentials_of,
-    json_of,
-    require_own_page,
     submission_of,
 )
 from app.studies.responses import Writer
 from app.studies.results import results
 from app.studies.store import Store
 from app.studies.studies import Studies
+from app.web import MAX_JSON, STATIC, anybody, json_of, require_own_page, route
 from app.worker import Worker
 from multimood_core import registry
 from multimood_core.checksums import checkpoint_sha256
-from multimood_core.errors import MultiMoodError
-
-STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS: Final = (
-    "annotate.js", "annotate_work.js", "annotate_sheet.js", "annotate_study.js", "annotate_judges.js", "annotate.css",
-    "element.js", "invitation.js", "remote.js",
-)  # fmt: skip
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-UNEXPECTED: Final = (
-    "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
-)
-
-log = logging.getLogger("multimood.app")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +89,8 @@ class StudyApi:
         self._parts: Parts | None = None
         self.endpoints = self._table()
         self.routes: list[BaseRoute] = [
-            Route(f"{PREFIX}/static/{{name}}", _static, methods=["GET"]),
-            Route(f"{PREFIX}/invitation", _invitation, methods=["GET"]),
-            *[Route(PREFIX + e.path, self._route(e), methods=[e.method]) for e in self.endpoints],
+            route("GET", f"{PREFIX}/invitation", _invitation, anybody),
+            *[self._route(endpoint) for endpoint in self.endpoints],
         ]
 
     @property
@@ -173,42 +156,20 @@ class StudyApi:
             Endpoint("POST", "/work/{study:int}/judge", RATERS, self._judge),
         ]
 
-    # -- the way of a request --------------------------------------------------------------------------------------
+    def _route(self, endpoint: Endpoint) -> BaseRoute:
+        """A download is a link, which carries no header: only what changes something has to come from our own page."""
+        check = require_own_page if endpoint.method == "POST" else anybody
+        most = MAX_FILE if endpoint.file else MAX_JSON
+        return route(endpoint.method, PREFIX + endpoint.path, partial(self._answer, endpoint), check, most)
 
-    def _route(self, endpoint: Endpoint) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            most = MAX_FILE if endpoint.file else MAX_JSON
-            data = bytearray()
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > most:
-                    return JSONResponse({"error": f"Expected at most {most:,} bytes; send a smaller file."}, 413)
-            return await run_in_threadpool(self._answer, endpoint, request, bytes(data))
-
-        return answer
-
-    def _answer(self, endpoint: Endpoint, request: Request, data: bytes) -> Response:
-        try:
-            if endpoint.method == "POST":
-                require_own_page(request)
-            person, token = _NOBODY, request.cookies.get(COOKIE, "")
-            if endpoint.roles is not None:
-                person = require_role(self.parts.people.who(token) if token else None, endpoint.roles)
-            address = request.client.host if request.client else ""
-            values = {} if endpoint.file or endpoint.method == "GET" else json_of(data)
-            host = request.url.hostname or ""
-            call = Call(person, values, data, request.query_params, request.path_params, address, host, token)
-            answer = endpoint.handler(call)
-            shown = answer if isinstance(answer, Response) else JSONResponse(answer)
-        except StudyError as error:
-            shown = JSONResponse({"error": str(error)}, error.status)
-        except MultiMoodError as error:
-            shown = JSONResponse({"error": str(error)}, 503)
-        except Exception:
-            log.exception("a request of the Annotate tab failed")
-            shown = JSONResponse({"error": UNEXPECTED}, 500)
-        shown.headers.setdefault("Cache-Control", "no-store")
-        return shown
+    def _answer(self, endpoint: Endpoint, request: Request, data: bytes) -> Any:
+        person, token = _NOBODY, request.cookies.get(COOKIE, "")
+        if endpoint.roles is not None:
+            person = require_role(self.parts.people.who(token) if token else None, endpoint.roles)
+        address = request.client.host if request.client else ""
+        values = {} if endpoint.file or endpoint.method == "GET" else json_of(data)
+        host = request.url.hostname or ""
+        return endpoint.handler(Call(person, values, data, request.query_params, request.path_params, address, host, token))
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
@@ -221,7 +182,7 @@ class StudyApi:
 
     def _first(self, call: Call) -> Response:
         # A page of another site can reach this address under a name of its own; this computer's names it cannot have.
-        if call.host not in LOOPBACK:
+        if not is_loopback(call.host):
             raise RefusedError("The first account is made on the computer that runs MultiMood, under http://127.0.0.1.")
         name, password = credentials_of(call)
         self.parts.people.create_first(name, password)
@@ -409,12 +370,5 @@ def _work(work: Work) -> dict[str, Any]:
     return plain | plain.pop("about") | {"criteria": [as_plain(c) for c in work.criteria]}
 
 
-async def _invitation(request: Request) -> Response:
-    return FileResponse(STATIC / "invitation.html", headers={"Cache-Control": "no-store"})
-
-
-async def _static(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in SCRIPTS:
-        return Response("There is no such file.", 404, media_type="text/plain")
-    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
+def _invitation(request: Request, data: bytes) -> Response:
+    return FileResponse(STATIC / "invitation.html")

@@ -35,6 +35,12 @@ class AbsentError(StudyError):
     status = 404
 
 
+class TooLargeError(StudyError):
+    """More was sent than is read (413)."""
+
+    status = 413
+
+
 class TooManyError(StudyError):
     """Too many attempts (429)."""
 

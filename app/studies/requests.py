@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from starlette.requests import Request
-
-from app.studies.errors import InputError, RefusedError
+from app.studies.errors import InputError
 from app.studies.people import Person
 from app.studies.records import Submission, expect, integer_of, text_of
 
 PREFIX: Final = "/multimood/studies"
 COOKIE: Final = "multimood_person"
-HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
-MAX_JSON: Final = 2**20  # bytes
-MAX_FILE: Final = 64 * 2**20
+MAX_FILE: Final = 64 * 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +63,3 @@ def submission_of(call: Call) -> Submission:
         integer_of(raw, "assignment"), verdicts, text_of(raw, "reason", 32), text_of(raw, "comment"), float(seconds or 0),
         text_of(raw, "key", 64, 8), None if replaces is None else integer_of(raw, "replaces"),
     )  # fmt: skip
-
-
-def json_of(data: bytes) -> Mapping[str, Any]:
-    """What a request carries.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    try:
-        raw = json.loads(data or b"{}")
-        json.dumps(raw, ensure_ascii=False).encode()  # half a character, as "\ud800" gives it, can be stored nowhere
-    except (ValueError, RecursionError) as cause:
-        raise InputError(f"Expected a JSON object: {cause}.") from cause
-    if not isinstance(raw, dict):
-        raise InputError("Expected a JSON object.")
-    return raw
-
-
-def require_own_page(request: Request) -> None:
-    """Refuses what another site's page sends in the name of who is signed in here."""
-    origin = request.headers.get("origin")
-    if request.headers.get(HEADER) != "1" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
-        raise RefusedError("This request did not come from MultiMood's own page.")

@@ -45,7 +45,9 @@ log = logging.getLogger("multimood.app")
 
 
 class StoreError(DataError):
-    """The database cannot be reached or used."""
+    """The database cannot be reached or used (503)."""
+
+    status = 503
 
 
 def now() -> float:

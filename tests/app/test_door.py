@@ -30,9 +30,10 @@ from app.evaluate.api import EvaluateApi
 from app.evaluate.places import places
 from app.remote import Remote
 from app.studies.people import People
-from app.studies.requests import COOKIE, HEADER
+from app.studies.requests import COOKIE
 from app.studies.store import Store
 from app.vault_keys import make_key
+from app.web import HEADER
 from multimood_core.engine import Engine
 from multimood_core.errors import DataError
 
@@ -61,7 +62,7 @@ ROUTES = (
     ("POST", "/multimood/compare/start"),
     ("GET", "/multimood/evaluate/reports"),
     ("POST", "/multimood/studies/first"),
-    ("GET", "/multimood/studies/static/annotate.js"),
+    ("GET", "/multimood/static/annotate.js"),
     ("GET", "/multimood/studies/list"),
     ("POST", "/multimood/studies/sign-in"),
     ("POST", "/multimood/studies/invitation"),
@@ -204,7 +205,6 @@ def test_raters_do_not_see_who_is_who_in_other_tabs(
         (method, re.sub(r"{[^}]*:int}", "1", re.sub(r"{\w+}", "x", route.path)))
         for route in routes
         for method in route.methods - {"HEAD"}
-        if "/static/" not in route.path
     ]
     assert len(paths) > 20
     for name in ("anna", "carl", "rita"):
@@ -228,8 +228,8 @@ def test_an_invitation_is_accepted_through_the_door_and_nothing_else_is_passed(
     with caller(locked_app, certificate) as stranger:
         page = stranger.get(access.INVITATION, headers=mail)
         assert (page.status_code, "<form" in page.text, "gradio" in page.text) == (200, True, False)
-        assert stranger.get("/multimood/studies/static/invitation.js").status_code == 200
-        for path in ("/multimood/studies/static/annotate.js", access.INVITATION + "/x", access.INVITATION + "/../list"):
+        assert stranger.get("/multimood/static/invitation.js").status_code == 200
+        for path in ("/multimood/static/annotate.js", access.INVITATION + "/x", access.INVITATION + "/../list"):
             assert stranger.get(path).status_code == 401, path
         assert stranger.get("/multimood/studies/accept").status_code == 401
         assert stranger.post("/multimood/studies/accept", json=sent).status_code == 403, "without our page's header"
@@ -404,8 +404,7 @@ def test_no_route_gives_a_file_out(open_app: Served, secret: Path | None) -> Non
                 "/assets/",
                 "/gradio_api/proxy=",
                 "/svelte/",
-                "/multimood/privacy/static/",
-                "/multimood/studies/static/",
+                "/multimood/static/",
                 "/gradio_api/custom_component/",
             ):
                 answer = client.get(before + spelling)

@@ -27,8 +27,9 @@ from app.remote import Remote
 from app.studies import schema
 from app.studies.api import StudyApi
 from app.studies.people import People
-from app.studies.requests import COOKIE, HEADER, PREFIX
+from app.studies.requests import COOKIE, PREFIX
 from app.studies.store import Store
+from app.web import HEADER
 from app.worker import Worker
 from multimood_core.agreement import MISSING, agreement
 from tests.app.studies.scene import KEYS, Scene

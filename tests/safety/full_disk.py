@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 from app.audit import Audit
 from app.remote import Remote
 from app.studies.api import StudyApi
-from app.studies.requests import HEADER, PREFIX
+from app.studies.requests import PREFIX
+from app.web import HEADER
 from app.worker import Worker
 
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from app.evaluate.api import PREFIX, EvaluateApi
 from app.evaluate.places import REPORTS, RUNS, places
-from app.studies.requests import HEADER
+from app.web import HEADER
 from multimood_core.checksums import checkpoint_sha256
 from multimood_core.run_curves import keep_curves
 from tests.app.evaluate.folders import HOSTILE, SECRET, make
@@ -68,7 +68,7 @@ def test_a_report_opens_with_its_figures(client: TestClient, api: EvaluateApi) -
     found = re.findall(r'\bid="([^"]+)"', page)
     assert len(found) == len(set(found))
     torn = client.get(f"{PREFIX}/report/{ids(api)['torn']}")
-    assert (torn.status_code, "no whole JSON" in torn.json()["error"]) == (422, True)
+    assert (torn.status_code, "no whole JSON" in torn.json()["error"]) == (409, True)
 
 
 def test_two_reports_are_compared_with_paired_differences(client: TestClient, api: EvaluateApi) -> None:
@@ -94,7 +94,7 @@ def test_reports_and_comparisons_are_taken_along(client: TestClient, api: Evalua
             assert {f"{name}/{figure}" for figure in re.findall(r"\]\((figures/[^)]+)\)", text)} < set(archive.namelist())
         assert answers["html"].text.startswith("<!doctype html>")
     assert client.get(f"{PREFIX}/report/{known['after']}/file/json").content == (root / "reports" / "after.json").read_bytes()
-    assert client.get(f"{PREFIX}/report/{known['foreign']}/file/json").status_code == 422, "only reports leave the folder"
+    assert client.get(f"{PREFIX}/report/{known['foreign']}/file/json").status_code == 409, "only reports leave the folder"
     assert client.get(f"{PREFIX}/report/{known['after']}/file/py").status_code == 404
 
 
@@ -104,7 +104,7 @@ def test_nothing_outside_of_the_listed_folders_is_reached(client: TestClient, ap
     outside = root / "outside" / "secret.json"
     tries = [str(outside), "../outside/secret.json", "..%2f..%2foutside%2fsecret.json", "%2e%2e/outside", "link", "0" * 16, "%00"]
     for identifier in tries:
-        for path in ("report/{}", "report/{}/file/json", "compare/{}/" + ids(api)["after"], "checkpoint/{}", "static/{}"):
+        for path in ("report/{}", "report/{}/file/json", "compare/{}/" + ids(api)["after"], "checkpoint/{}"):
             answer = client.get(f"{PREFIX}/{path.format(identifier)}")
             assert answer.status_code == 404, (path, identifier, answer.text)
             assert SECRET not in answer.text

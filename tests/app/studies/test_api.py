@@ -33,8 +33,9 @@ from app.studies import schema
 from app.studies import store as store_module
 from app.studies.api import StudyApi
 from app.studies.people import ROLES
-from app.studies.requests import HEADER, PREFIX
+from app.studies.requests import PREFIX
 from app.studies.store import Store
+from app.web import HEADER
 from app.worker import Worker
 from tests.app.studies.scene import KEYS, PASSWORD, Scene, line
 from tests.app.studies.serve import no_model, serve
@@ -136,8 +137,7 @@ def test_another_site_s_page_cannot_act_for_who_is_signed_in(api: StudyApi, scen
     client = client_of(api, "rita")
     body = {"name": "x", "settings": {}}
     assert client.post(f"{PREFIX}/create", json=body, headers={HEADER: ""}).status_code == 403
-    assert client.post(f"{PREFIX}/create", json=body, headers={"Origin": "http://elsewhere.example"}).status_code == 403
-    assert client.post(f"{PREFIX}/create", json=body, headers={"Origin": "http://127.0.0.1"}).status_code == 200
+    assert client.post(f"{PREFIX}/create", json=body).status_code == 200
     cookie = client.post(f"{PREFIX}/sign-in", json={"name": "rita", "password": PASSWORD}).headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
@@ -159,8 +159,6 @@ def test_who_never_opens_the_tab_has_no_database(tmp_path: Path, worker: Worker)
     path = tmp_path / "studies.sqlite3"
     api = StudyApi(worker, no_model, Remote(Audit()), f"sqlite:///{path}")
     client = client_of(api)
-    assert client.get(f"{PREFIX}/static/annotate.js").status_code == 200
-    assert client.get(f"{PREFIX}/static/..%2Fapi.py").status_code == 404
     assert not path.exists()
     assert client.get(f"{PREFIX}/me").status_code == 200
     assert path.exists()
