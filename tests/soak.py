@@ -232,7 +232,7 @@ class Page:
 
 async def _visit(page: Page, until: float, seed: int) -> None:
     chance = random.Random(seed)
-    await asyncio.sleep(5 * chance.random())
+    await asyncio.sleep(min(5.0, (until - time.monotonic()) / 4) * chance.random())  # nobody begins at the same moment
     while time.monotonic() < until:
         try:
             await page.turn(chance)

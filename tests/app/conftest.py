@@ -27,10 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What the app keeps lies in a folder of the tests, and so does its key."""
+    """What the app keeps, of people, studies and comparisons, lies in a folder of the tests, and so does its key."""
     folder = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MULTIMOOD_RECORDS", str(folder / "records"))
+        environment.setenv("MULTIMOOD_DATABASE_URL", f"sqlite:///{folder / 'studies.sqlite3'}")
+        environment.setenv("MULTIMOOD_COMPARE", str(folder / "compare"))
         environment.setenv("MULTIMOOD_VAULT_KEY_FILE", str(folder / "keys" / "vault.key"))
         environment.delenv("MULTIMOOD_VAULT_KEY", raising=False)
         yield folder / "records"

@@ -150,7 +150,6 @@ def test_no_text_breaks_an_answer(engine: Engine) -> None:
         assert not media & set(engine.processor.tokenizer(prediction.response).input_ids)
 
 
-@pytest.mark.benchmark
 @pytest.mark.usefixtures("brief")
 def test_every_entrance_of_the_live_tab_takes_it_as_words(session: Session) -> None:
     """Typed words, an edited reply, corrected words, a note and the context; then page and exports are written."""
