@@ -219,8 +219,11 @@ class Batches:
             self._thread = threading.Thread(target=self._run, args=(folder, who), name="multimood-batch", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the batch after the item that runs; its results are kept."""
+    def stop(self, identifier: str | None = None) -> None:
+        """Ends the batch that runs, or that of this id alone, after the item that runs; its results are kept."""
+        progress = self._progress
+        if identifier is not None and (progress is None or progress.id != identifier):
+            return
         self._stopped.set()
         thread = self._thread
         if thread is not None:

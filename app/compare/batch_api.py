@@ -124,8 +124,7 @@ class BatchRequests:
             case "run":
                 batches.run(identifier, call.who)
             case "cancel":
-                batches.status(identifier)
-                batches.stop()
+                batches.stop(identifier)
             case "delete":
                 batches.delete(identifier)
                 return {}

@@ -17,7 +17,7 @@ export function judges(about, draw) {
     const agreed = h("input", { type: "checkbox", "aria-label": `send to ${one.host}` });
     return h("div", { class: "mm-judge-offer", "data-judge": one.key }, h("p", {}, h("b", {}, one.host ? one.name : "Local judge"),
         one.host ? ` scores ${one.dimensions.join(", ")}.` : ` (${one.name}) scores ${one.dimensions.join(", ")}; nothing leaves this computer.`, ` ${one.done} of ${about.wanted} pairs judged.`),
-      gate ? told(gate) : null,
+      gate ? told(gate) : null, gate?.on ? h("p", {}, "The Privacy tab turns it off.") : null,
       gate && !gate.on ? button(`Turn on ${gate.host}`, async () => { await turnOn(gate.host); render(await ask(path)); }) : null,
       gate?.on ? h("label", { class: "mm-check" }, agreed, h("span", {}, "Send the texts of this study to ", h("b", {}, one.host), `, once for each of ${about.responses} responses. `
         + "No name of a system or a rater goes along. What the de-identification left in the texts does.")) : null,

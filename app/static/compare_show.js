@@ -28,12 +28,12 @@ function labels(column) {
   });
 }
 
-const NAMES = { r_sim: "likeness to the real reply", r_trust: "trust", "guard/length": "guard: length", "guard/ending": "guard: ending",
+const NAMES = { r_trust: "trust", "guard/length": "guard: length", "guard/ending": "guard: ending",
   "guard/repetition": "guard: repetition", "guard/copying": "guard: copying" };
-function rewards(column, turn) {
-  if (!column.reward) return h("p", { class: "mm-c-none" }, column.done && !column.problem ? "reward follows" : "");
-  const named = (name) => NAMES[name] || name.replace("r_trust/", "trust: ").replace("guard/", "guard: ");
-  const why = (name) => (name === "r_sim" && !turn.reference ? "no real reply is known" : "not scored");
+function rewards(column, turn, running) {
+  if (!column.reward) return h("p", { class: "mm-c-none" }, !column.done || column.problem ? "" : running ? "reward follows" : "not scored: it was stopped");
+  const named = (name) => NAMES[name] || name.replace(/^r_sim.*/, "likeness to the real reply").replace("r_trust/", "trust: ").replace("guard/", "guard: ");
+  const why = (name) => (name.startsWith("r_sim") && !turn.reference ? "no real reply is known" : "not scored");
   return [bar("reward", column.reward.total, "", true), Object.entries(column.reward.parts).map(([name, value]) => bar(named(name), value, "", false, why(name)))];
 }
 
@@ -66,7 +66,7 @@ export function draw(place, found, choices) {
   put("status", [found.phase, covered, found.locked, found.problem], frame.status, () => [status(found, covered)]);
   put("turn", found.turn, frame.turn, () => [context(found.turn)]);
   put("real", [found.turn.reference, covered, found.running], frame.real, () => [covered || found.running ? null : reference(found.turn)]);
-  found.columns.forEach((column, i) => put(column.key, [column, found.turn.reference], frame.columns.children[i], () => (covered ? hidden(column) : open(column, found))));
+  found.columns.forEach((column, i) => put(column.key, [column, found.turn.reference, found.running], frame.columns.children[i], () => (covered ? hidden(column) : open(column, found))));
   put("vote", [covered, found.running], frame.vote, () => [covered && !found.running ? voting(found, choices) : null]);
 }
 
@@ -98,5 +98,5 @@ function open(column, found) {
     ranks.length ? h("p", { class: "mm-c-best" }, best.length ? `your vote: best in ${best.join(", ")}` : "your vote: best in no criterion alone") : null,
     column.problem ? h("p", { class: "mm-problem" }, column.problem) : null,
     h("p", { class: "mm-c-reply", dir: "auto" }, column.reply.length ? said(column.reply) : h("span", { class: "mm-c-none" }, column.done ? "no reply" : "the reply follows"), writing ? h("span", { class: "mm-cursor", "aria-hidden": "true" }, "▍") : null),
-    h("div", { class: "mm-c-labels" }, labels(column)), h("div", { class: "mm-c-task mm-c-rewards" }, rewards(column, found.turn))];
+    h("div", { class: "mm-c-labels" }, labels(column)), h("div", { class: "mm-c-task mm-c-rewards" }, rewards(column, found.turn, found.running))];
 }

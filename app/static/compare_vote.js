@@ -89,7 +89,7 @@ function strengths(row) {
 export async function showRanking(place) {
   const found = await ask("ranking");
   const chosen = h("select", { "aria-label": "criterion of the pairs" }, found.criteria.map((one) => h("option", { value: one.key, selected: one.key === "overall" }, one.name)));
-  place.replaceChildren(h("p", { class: "mm-c-note" }, found.votes ? `${found.votes} votes. Bradley-Terry strengths (log odds, the mean at 0) with 95 % intervals by resampling; a tie is half a win for each.`
+  place.replaceChildren(h("p", { class: "mm-c-note" }, found.votes ? `${found.votes} ${found.votes === 1 ? "vote" : "votes"}. Bradley-Terry strengths (log odds, the mean at 0) with 95 % intervals by resampling; a tie is half a win for each.`
     : "No votes yet. Tick Blind, compare, and vote."), h("div", {}, found.votes ? found.criteria.map((row) => h("section", { class: "mm-c-ranked" }, h("h4", {}, row.name, h("small", {}, ` ${row.n} pairs`)), strengths(row),
     row.pairs.map((one) => h("p", { class: "mm-c-note" }, `${one.left} against ${one.right}: ${one.wins} won, ${one.ties} tied, ${one.losses} lost${one.p == null ? "" : `, sign test p = ${one.p.toFixed(3)}`}`)))) : null),
   h("div", { class: "mm-c-end" }, button("Look again", () => showRanking(place)), button("All votes (jsonl)", () => save("votes/votes.jsonl")), chosen,
