@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from safetensors.torch import load_file, save_file
 
+from multimood_core.checksums import record_sums
 from multimood_core.decoding import LABELS, AnswerDecoder
 from multimood_core.prompts import AUDIO_TOKEN, HISTORY_TOKEN, VIDEO_TOKEN
 from multimood_core.registry import DEFAULT, Checkpoint, load, resolve
@@ -40,6 +41,7 @@ def perturbed(name_or_dir: str | Path, folder: Path, seed: int) -> Path:
     noise, path = torch.Generator().manual_seed(seed), made / "adapter_model.safetensors"
     state = {k: v + 0.1 * v.float().std() * torch.randn(v.shape, generator=noise).to(v) for k, v in load_file(path).items()}
     save_file({k: v.contiguous() for k, v in state.items()}, path)
+    record_sums(made)  # the change is meant
     return made
 
 
