@@ -157,9 +157,5 @@ async function begin() {
 }
 // The tab asks for nothing before it is looked at: who never opens it needs no database.
 new MutationObserver(begin).observe(document.body, { attributes: true, subtree: true, attributeFilter: ["class", "style", "hidden"] });
-if (location.hash === "#annotate") {
-  const tab = [...document.querySelectorAll("#mm-tabs button[role=tab]")].find((one) => one.textContent.trim() === "Annotate");
-  tab?.click();
-}
 setInterval(begin, 500);
 begin();

@@ -197,8 +197,16 @@
     const notice = $("#mm-notice");
     notice.addEventListener("keydown", (event) => { if (event.key === "Escape" && unread()) event.preventDefault(); });
     // A phone's gesture closes it all the same; what was not read comes back.
-    notice.addEventListener("close", () => { if (unread()) notice.showModal(); });
-    if (unread()) notice.showModal();
+    notice.addEventListener("close", () => { if (unread()) notice.showModal(); else goToNamed(); });
+    if (unread()) notice.showModal(); else goToNamed();
+  }
+
+  // A link may name the tab that it leads to, as an invitation's page does; the notice, which lies in the first one, comes before.
+  function goToNamed() {
+    const tab = $(`#mm-tab-${CSS.escape(location.hash.slice(1))}-button`);
+    if (!tab) return;
+    history.replaceState(null, "", location.pathname + location.search);
+    tab.click();
   }
 
   // After a lost connection the page follows its session again as soon as somebody does something in it.
