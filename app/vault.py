@@ -36,6 +36,7 @@ NAME: Final = "vault.sqlite3"
 SCHEMA: Final = 1
 MAX_PART: Final = 512 * 2**20  # bytes; GCM itself ends at 64 GiB, SQLite at 1 GB
 BUSY_SECONDS: Final = 30.0
+NO_FILE: Final = (0, 0)  # device and inode of none
 _NONCE: Final = 12  # bytes, as NIST SP 800-38D has it
 _TABLES: Final = """
 CREATE TABLE session (id TEXT PRIMARY KEY, person TEXT NOT NULL, owner TEXT NOT NULL, kept REAL NOT NULL);
@@ -77,13 +78,14 @@ class Vault:
             self._open()
 
     def _open(self) -> None:
-        self._file = _found(self.path)
+        self._file: tuple[int, int] | None = _found(self.path)
         self._database = _connected(self.path)
         try:
             self._prepare()
             self._require_keys()
         except BaseException:
             self._database.close()
+            self._file = NO_FILE  # looked at again by whoever comes next
             raise
 
     def _require_file(self) -> None:

@@ -36,6 +36,7 @@ VARIABLE: Final = "MULTIMOOD_DATABASE_URL"
 DEFAULT: Final = Path(__file__).resolve().parents[2] / "data" / "studies.sqlite3"
 MIGRATIONS: Final = Path(__file__).resolve().parent / "migrations"
 BUSY_SECONDS: Final = 30  # how long a writer waits for another one that holds the database
+NO_FILE: Final = (0, 0)  # device and inode of none
 AWAY: Final = "The database does not answer, so nothing was stored just now; try again in a moment."
 GONE: Final = (
     "The database is gone from its place, so nothing was stored. Bring it back, or a copy of it, and MultiMood goes on by itself."
@@ -73,7 +74,7 @@ class Store:
             if self.is_sqlite and self.url.database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(self.url.database, os.O_CREAT | os.O_RDWR, 0o600))  # holds people's judgments
-            self._file = self._found()
+            self._file: tuple[int, int] | None = self._found()
             self.engine = _engine(self.url)
             self._migrate()
         except (SQLAlchemyError, OSError, sqlite3.Error) as cause:
@@ -126,7 +127,11 @@ class Store:
                 log.error("expected the database at %s, found %s", self.url.database, "none" if now is None else "an empty one")
                 raise StoreError(GONE)
             self._file = now
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:  # of a newer MultiMood, say: it is looked at again by whoever comes next
+            self._file = NO_FILE
+            raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -178,6 +178,13 @@ def test_a_vault_that_goes_away_is_missed_and_comes_back_without_a_loss(
         assert not path.exists(), "no empty one was put in its place"
         moved.rename(path)
         assert [one["id"] for one in asked("state")["kept"]] == [number]
+        path.rename(moved)
+        with closing(sqlite3.connect(moved)) as one, closing(sqlite3.connect(path)) as other:
+            one.backup(other)
+            other.execute("UPDATE part SET key = 'anothers'")
+            other.commit()
+        for _ in range(2):
+            assert "bring the right key back" in asked("state")["problem"]
         copy.replace(path)
         assert [one["id"] for one in asked("keep", **keep | {"parts": ["audio"]})["kept"]] == [number]
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
