@@ -43,6 +43,7 @@ Template = Callable[[list[dict[str, str]]], str]
 _WORDS_ALONE: Final = TurnFeatures(None, "missing", None, "missing")
 ANSWER_TOKENS: Final = 256  # four lines with a long reply
 _BATCH: Final = 8  # prompts that a local language model answers together
+_BATCH_TOKENS: Final = 8192  # of their prompts, padded: attention's memory grows with them
 _GATHER: Final = 0.02  # seconds in which a batch waits for more
 _BETWEEN: Final = "\x1d"  # between two chat messages; clean_text removes it from whatever a person wrote
 
@@ -198,7 +199,11 @@ class LocalTextModel:
             time.sleep(_GATHER)  # those of the last batch are on their way back with their next prompt
         others = [one for one in [self._waiting.popleft() for _ in range(len(self._waiting))] if one is not asked]
         alike = [one for one in others if one.most == asked.most and not self.sampling.temperature]
-        batch = [asked, *alike[: _BATCH - 1]]
+        batch = [asked]
+        for one in alike:
+            width = max(len(other.ids) for other in (*batch, one))
+            if len(batch) < _BATCH and (len(batch) + 1) * width <= _BATCH_TOKENS:
+                batch.append(one)
         self._waiting.extend(one for one in others if one not in batch)
         self._last = len(batch)
         return batch
