@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from multimood_core.checksums import checkpoint_sha256
 from multimood_core.errors import DataError
-from multimood_core.registry import checkpoint_sha256, resolve
+from multimood_core.registry import resolve
 from train.config import run_command
 from train.data import HELD_OUT_SPEAKERS
 from train.marks import put_between_marks

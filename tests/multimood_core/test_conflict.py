@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from scipy.spatial.distance import jensenshannon
 
+from multimood_core.checksums import checkpoint_sha256
 from multimood_core.conflict import PATH, Conflicts, divergence, shared
 from multimood_core.errors import ModelError
 from multimood_core.labels import EMOTIONS, MEDIA_EMOTIONS
-from multimood_core.registry import DEFAULT, checkpoint_sha256, resolve
+from multimood_core.registry import DEFAULT, resolve
 
 FLAT = dict.fromkeys(EMOTIONS, 1 / 7)
 
