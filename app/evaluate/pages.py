@@ -39,8 +39,9 @@ def report(stored: Stored, blocks: Sequence[Block]) -> str:
 
 def comparison(first: Stored, second: Stored, blocks: Sequence[Block]) -> str:
     """Two reports side by side."""
-    document, title = Markup(as_fragment(blocks, top=3)), f"{first.name} and {second.name}"
-    return _render("evaluate_document.html", document=document, title=title, address=f"compare/{first.id}/{second.id}")
+    document, address = Markup(as_fragment(blocks, top=3)), f"compare/{first.id}/{second.id}"
+    names = [one.name if first.name != second.name else f"{one.folder}/{one.name}" for one in (first, second)]
+    return _render("evaluate_document.html", document=document, title=" and ".join(names), address=address)
 
 
 def runs(found: Sequence[Run], checkpoints: Sequence[Saved], places: Places) -> str:

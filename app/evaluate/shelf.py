@@ -121,7 +121,7 @@ class Shelf:
                 if "tasks" not in report:
                     raise DataError(f"{path.stem} is of several systems already: choose two reports of one system each.")
                 blocks_of(report)  # says of a report what is wrong with it before two are worked on
-            command = f"python -m train.evaluate --compare {paths[0].name} {paths[1].name}"
+            command = f"python -m train.evaluate --compare {self._places.shown(paths[0])} {self._places.shown(paths[1])}"
             found = side_by_side(*reports) | {"command": command}
             return found, blocks_of(found)
 

@@ -116,7 +116,7 @@ function pick(box) {
   if (box.checked) picked.push(box.dataset.pick);
   while (picked.length > 2) picked.shift();
   for (const one of root.querySelectorAll("[data-pick]")) one.checked = picked.includes(one.dataset.pick);
-  const names = picked.map((id) => find(`[data-open="${id}"]`).textContent);
+  const names = picked.map((id) => find(`[data-open="${id}"]`)).map((one) => `${one.textContent} (${one.closest("tr").dataset.system})`);
   find("[data-compare]").disabled = picked.length !== 2;
   find("[data-picked]").textContent = names.length === 2 ? `A: ${names[0]}, B: ${names[1]}` : names.length ? `A: ${names[0]}; tick a second one` : "Tick two reports to compare them, or press a name to open one.";
 }

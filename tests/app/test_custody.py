@@ -309,6 +309,20 @@ def test_another_site_s_page_cannot_act(client: TestClient, session: Session) ->
     assert client.post(f"{PREFIX}/state", json={}, headers={"x-multimood": "0"}).status_code == 403
 
 
+def test_the_switch_is_for_the_host_that_was_shown_and_off_is_off_for_all(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MULTIMOOD_JUDGE_MODEL", raising=False)
+    assert post(client, "state")["remote"] == []
+    monkeypatch.setenv("MULTIMOOD_COMPARE_MODEL", "far-model")
+    monkeypatch.setenv("MULTIMOOD_COMPARE_URL", "https://somebody:secret@far.example/v1")
+    (one,) = post(client, "state")["remote"]
+    assert (one["host"], one["on"], one["uses"][0]["model"]) == ("far.example", False, "far-model")
+    assert "look again" in post(client, "remote", 409, on=True, host="elsewhere.example")["error"]
+    assert post(client, "remote", on=True, host="far.example")["remote"][0]["on"]
+    assert not post(client, "remote", on=False)["remote"][0]["on"]
+
+
 def test_a_wrong_key_shows_its_sentence_and_nothing_else(
     client: TestClient, keeper: Keeper, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_two_reports_are_compared_with_paired_differences(client: TestClient, ap
     known = ids(api)
     page = shown(client, f"compare/{known['after']}/{known['before']}")
     assert "A after RL (mesc, gold-history) and B before RL" in page
+    assert "--compare reports/after.json reports/before.json" in page, "the command finds the two again"
     assert "+40.00" in page
     assert "10 items of 5 groups" in page
     assert page.count('<div class="pair">') == 4
