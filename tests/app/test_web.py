@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ ERRORS = {AbsentError: 404, DataError: 409, MediaError: 409, ModelError: 503, St
 
 
 @pytest.fixture(scope="module")
-def client() -> TestClient:
+def client() -> Iterator[TestClient]:
     def fails(request: Request, data: bytes) -> Any:
         raise next(error for error in ERRORS if error.__name__ == request.path_params["name"])(SECRET)
 
@@ -29,7 +30,9 @@ def client() -> TestClient:
         route("POST", "/fails/{name}", fails),
         static_route(),
     ]
-    return TestClient(Starlette(routes=routes), headers={HEADER: "1"}, raise_server_exceptions=False)
+    app = Starlette(routes=routes)
+    with TestClient(app, headers={HEADER: "1"}, raise_server_exceptions=False) as client:  # one event loop for all requests
+        yield client
 
 
 def test_what_changes_something_comes_from_our_own_page_and_is_bounded(client: TestClient) -> None:
