@@ -70,6 +70,18 @@ _NOT_DRAWN: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
 
+# What only the software writes: its answer's line names, and who speaks. The model was trained to go on from these, so a
+# forged answer in a client's words would be repeated. The label words that may follow them stay what they are, words.
+_LINE_NAME: Final = re.compile(
+    "|".join(
+        name.removesuffix(":").replace("'", "['\u2019]?").replace(" ", " ?") + " ?[:\uff1a]"
+        for name in (CLIENT_LINE, THERAPIST_LINE, STRATEGY_LINE, RESPONSE_LINE)
+    ),
+    re.IGNORECASE,
+)
+_SPEAKER: Final = re.compile(rf"\b({'|'.join(SPEAKERS)})( ?\([^()]*\))? ?[:\uff1a]", re.IGNORECASE)
+_BRACKETS: Final = str.maketrans("[]", "()")  # square ones hold the prompt's slots and an earlier turn's labels
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -90,12 +102,16 @@ def whole_text(text: str) -> str:
 def clean_text(text: str) -> str:
     """One line of visible text: NFC, without control, zero-width, bidirectional, private-use and undrawn characters.
 
-    Line breaks become spaces, so that no typed text can begin a line of the prompt or of the answer's format. What is
-    invisible goes first: it may stand between characters that compose.
+    Line breaks become spaces, so that no typed text can begin a line of the prompt or of the answer's format; names of the
+    answer's lines go, as do the colon behind a speaker and square brackets, which become round. What is invisible goes
+    first: it may stand between characters that compose.
     """
     spaced = _NOT_DRAWN.sub("", re.sub(r"\s", " ", text))
     visible = "".join(c for c in spaced if unicodedata.category(c) not in _INVISIBLE)
-    return " ".join(unicodedata.normalize("NFC", visible).split())
+    line = " ".join(unicodedata.normalize("NFC", visible).translate(_BRACKETS).split())
+    while (shorter := _SPEAKER.sub(r"\1\2", _LINE_NAME.sub(" ", line))) != line:  # what is left can be a name again
+        line = " ".join(shorter.split())
+    return line
 
 
 def turn_pieces(turn: HistoryTurn) -> list[Piece]:
