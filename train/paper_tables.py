@@ -27,7 +27,7 @@ _REPLIES: Final = {
 PAPER: Final[Mapping[str, tuple[str, str, str, float, float, float]]] = {
     "MultiMood SFT+GRPO, 7B": ("58.60 / 57.78", "99.33 / 99.00", "42.81 / 39.65", 6.18, 17.86, 86.80),
     "MultiMood SFT+Comp+GRPO, 7B": ("55.94 / 55.33", "99.11 / 99.11", "38.10 / 34.58", 5.42, 15.83, 86.00),
-    "SMES, as the paper reports it": ("54.60 / 46.80", "96.10 / 64.00", "49.00 / 20.20", 5.13, 15.42, 86.80),
+    "SMES": ("54.60 / 46.80", "96.10 / 64.00", "49.00 / 20.20", 5.13, 15.42, 86.80),
 }
 PAPER_ABLATIONS: Final[Mapping[str, tuple[str, str, str, float, float, float]]] = {
     "history 0": ("45.2 / 40.6", "98.9 / 91.2", "32.1 / 28.3", 3.9, 13.6, 85.2),

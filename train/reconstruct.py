@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from tqdm import tqdm
 
+from multimood_core.bootstrap import interval, mean_of, resamples
 from multimood_core.dialogues import Dialogue, items_of
 from multimood_core.errors import DataError
 from multimood_core.processor import MultiMoodProcessor
@@ -78,35 +79,28 @@ def write_again(model: Reconstruction, processor: MultiMoodProcessor, turns: Seq
     return written
 
 
-def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """95 % of the means of samples drawn with replacement."""
-    drawn = np.random.default_rng(seed).choice(np.asarray(values), (draws, len(values))).mean(1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def reconstruction(task: CompressorTask, items: int, seed: int) -> dict[str, Any]:
     """Token accuracy and ROUGE-L of samples drawn from the task's."""
     chosen = sorted(random.Random(seed).sample(range(len(task.samples)), min(items, len(task.samples))))
     scorer = RougeScorer(["rougeL"])
-    accuracy, rouge, tokens = [], [], []
+    right, tokens, rouge, sample = [], [], [], []
     for index in tqdm(chosen, desc=task.config.stage):
         found = task.loss([index], random.Random(seed))
-        accuracy.append(float(found["accuracy"]))
         tokens.append(float(found["count"]))
+        right.append(float(found["accuracy"]) * tokens[-1])
         turns = task.samples[index]
         said = write_again(task.model, task.processor, turns)
         for turn, written in zip(turns, said, strict=True):
-            rouge.append(scorer.score(_words(task.processor, task.processor.encode_history_turn(turn)[:-1]),
-                                      _words(task.processor, written))["rougeL"].fmeasure)  # fmt: skip
+            words = _words(task.processor, task.processor.encode_history_turn(turn)[:-1])
+            rouge.append(scorer.score(words, _words(task.processor, written))["rougeL"].fmeasure)
+            sample.append(str(index))
+    share = interval(lambda w: (w @ np.array(right)) / (w @ np.array(tokens)), resamples([str(index) for index in chosen]))
     return {
         "samples": len(chosen),
         "turns": len(rouge),
         "tokens": sum(tokens),
-        "token_accuracy": float(np.average(accuracy, weights=tokens)),
-        "token_accuracy_interval": interval(accuracy),
-        "rouge_l": float(np.mean(rouge)),
-        "rouge_l_interval": interval(rouge),
+        "token_accuracy": asdict(share),
+        "rouge_l": asdict(interval(mean_of(rouge), resamples(sample))),
     }
 
 

@@ -36,6 +36,19 @@ def play(visitor: Visitor) -> None:
     page.wait_for_timeout(500)
 
 
+def compare(visitor: Visitor) -> None:
+    """The three shipped checkpoints on one typed turn, their labels, replies and rewards."""
+    page = visitor.page
+    page.get_by_role("tab", name="Compare").click()
+    page.wait_for_selector("#mm-c-form")
+    page.fill("#mm-c-words", "Nobody calls any more, and I have stopped picking up when they do.")
+    for label in page.locator("#mm-c-form .mm-c-systems label").all():
+        label.locator("input").set_checked(label.inner_text().split(" ")[0] in registry.available())
+    page.click("#mm-c-start")
+    page.wait_for_selector(".mm-c-status >> text=Done")
+    page.locator(".mm-c-columns").scroll_into_view_if_needed()
+
+
 def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
@@ -58,6 +71,9 @@ def main() -> None:
         page.mouse.move(0, 0)
         page.wait_for_timeout(500)
         page.screenshot(path=FOLDER / "live-phone.png")
+        page.set_viewport_size(DESK)  # type: ignore[arg-type]
+        compare(visitor)
+        page.screenshot(path=FOLDER / "compare-light.png", full_page=True)
 
 
 if __name__ == "__main__":
