@@ -129,8 +129,8 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_json_the_answer_is_for_reading(capsys: pytest.CaptureFixture[str], silent_clip: Path) -> None:
     assert command.main(["predict", str(silent_clip), "--text", "nobody listens"]) == 0
     shown = capsys.readouterr().out
-    used = "video no_face, audio silent, text given; tiny"
-    for part in ("nobody listens", "client emotion", "strategy", "suggested reply", used):
+    used, by = "video no_face, audio silent, text given\n", "tiny, SHA-256 000000000000\n"
+    for part in ("nobody listens", "client emotion", "strategy", "suggested reply", used, by):
         assert part in shown
 
 
