@@ -37,6 +37,11 @@ def lock_vote(comparison: Comparison, votes: Votes, values: Mapping[str, Any], n
         columns = comparison.answered
         if len(columns) < LEAST:
             raise DataError("Fewer than two systems gave a reply: there is nothing to vote on. Begin another comparison.")
+        keep = values.get("keep") is True
+        if keep and comparison.moment.source == "live":
+            raise DataError(
+                "Words of a live session are kept by the client's consent alone, in the Privacy tab; lock the vote without them."
+            )
         ranks = ranks_of(values.get("ranks"), [column.key for column in columns])
         sampling = {name: asdict(comparison.sampling)[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
         vote = Vote(
@@ -48,7 +53,7 @@ def lock_vote(comparison: Comparison, votes: Votes, values: Mapping[str, Any], n
             comparison.moment.source,
             comparison.moment.item,
             deidentified(text_of(values, "comment", MAX_TEXT)),
-            _words(comparison) if values.get("keep") is True else None,
+            _words(comparison) if keep else None,
         )
         votes.add(vote)
         comparison.locked = True

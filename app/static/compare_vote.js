@@ -26,7 +26,7 @@ export function voting(found, choices) {
       await watch(now.id);
       root().querySelector(".mm-c-columns")?.scrollIntoView({ block: "nearest" });
     }, "mm-solid", { id: "mm-c-lock" })),
-    h("label", { class: "mm-c-tick" }, stored, h("span", {}, "Keep the words with the vote", h("small", {}, " names and numbers taken out as far as patterns find them; needed for preference pairs. Without, only the verdict is kept."))));
+    found.turn.source === "live" ? "" : h("label", { class: "mm-c-tick" }, stored, h("span", {}, "Keep the words with the vote", h("small", {}, " names and numbers taken out as far as patterns find them; needed for preference pairs. Without, only the verdict is kept."))));
   queueMicrotask(mark);
   return made;
 }

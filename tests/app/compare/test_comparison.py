@@ -225,6 +225,19 @@ def test_a_blind_comparison_tells_no_name_before_its_vote_is_locked(api: Compare
     assert (pair["chosen_system"], pair["chosen"]) == (opened["columns"][0]["name"], vote.words["replies"][0])
 
 
+def test_a_vote_on_a_live_turn_keeps_no_words_of_the_session(ask: Ask, api: CompareApi, session: Session) -> None:
+    session.type_turn("Nobody in the choir speaks to me.")
+    settled(session)
+    started = ask("start", body(source={"kind": "live", "session": session.token}, blind=True))
+    path, vote = f"comparison/{ended(ask, started['id'])['id']}/vote", {"ranks": all_first()}
+    assert "by the client's consent alone" in ask(path, vote | {"keep": True}, 409)["error"]
+    assert api.votes.all() == []
+    ask(path, vote)
+    (kept,) = api.votes.all()
+    assert (kept.source, kept.words) == ("live", None)
+    assert "choir" not in api.votes.path.read_text()
+
+
 def test_the_order_is_drawn_and_an_open_comparison_takes_no_vote(api: CompareApi, ask: Ask) -> None:
     choices = [Choice("checkpoint", "tiny"), Choice("checkpoint", OTHER)]
     moment, seen = Moment(Turn(text="x")), set[str]()
