@@ -33,12 +33,20 @@ const doing = (path, body, told) => async (event) => {
   event?.preventDefault();
   const at = event?.currentTarget?.id || document.activeElement?.id;
   try {
+    const before = state?.live;
     state = await ask(path, typeof body === "function" ? body() : body);
+    if (before && !state.live) { location.reload(); return; } // this page's own session was deleted: no word of it stays on the screen
     draw();
     say(typeof told === "function" ? told(state) : told || "");
   } catch (error) { say(error.message, true); }
-  (at && document.getElementById(at))?.focus({ preventScroll: true });
+  focusOn(at);
 };
+
+// Where what had the focus is gone or folded away, the line that says what was done has it.
+function focusOn(id) {
+  const there = id && document.getElementById(id);
+  (there?.checkVisibility() ? there : document.querySelector("#mm-privacy-message")).focus({ preventScroll: true });
+}
 
 const button = (id, text, act, kind = "mm-plain") => h("button", { type: "button", id, class: kind, onclick: act }, text);
 const when = (iso) => new Date(iso).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
@@ -84,7 +92,7 @@ function live() {
 }
 
 const revoke = (one, part) => button(`mm-revoke-${one.id}-${part}`, `Take back: ${NAMES[part]}`, doing("revoke", { id: one.id, parts: [part] },
-  () => `Taken back; recording has stopped. What was kept of it so far can be deleted below.`));
+  () => `Taken back; recording has stopped. What was kept of it so far can be deleted under “What is kept”.`));
 
 function session(one) {
   const media = Object.entries(one.parts).filter(([name]) => name.startsWith("turn-") && !name.includes(".blurred"));
@@ -144,7 +152,7 @@ function trail() {
 const card = (title, ...children) => h("section", { class: "mm-card" }, h("h3", {}, title), children);
 
 function draw() {
-  const message = document.querySelector("#mm-privacy-message") || h("p", { id: "mm-privacy-message", role: "status", "aria-live": "polite" });
+  const message = document.querySelector("#mm-privacy-message") || h("p", { id: "mm-privacy-message", role: "status", "aria-live": "polite", tabindex: -1 });
   const kept = state.kept.length ? state.kept.map(session) : h("p", { class: "mm-note" }, "Nothing is kept.");
   root().replaceChildren(message, state.problem ? h("p", { class: "mm-problem", role: "alert" }, state.problem) : "",
     h("div", { class: "mm-halves" }, h("div", {}, live(), period() || "", elsewhere(), trail()),
