@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app.studies.errors import InputError, RefusedError, TooLargeError
+from app.studies.errors import AbsentError, InputError, RefusedError, TooLargeError
 from multimood_core.errors import DataError, MediaError, MultiMoodError
 
 STATIC_PREFIX: Final = "/multimood/static"
 HEADER: Final = "x-multimood"  # set by our page; another site's page would have to ask first, and is not answered
 MAX_JSON: Final = 2**20  # bytes
+LARGEST: Final = 2**63 - 1  # whole number that a database takes
 STATIC: Final = Path(__file__).resolve().parent / "static"
 UNEXPECTED: Final = (
     "MultiMood made a mistake of its own; its log has the details. What you entered is still on this page: try again."
@@ -63,6 +64,8 @@ def route(
 
     def made(request: Request, data: bytes) -> Response:
         try:
+            if any(isinstance(number, int) and number > LARGEST for number in request.path_params.values()):
+                raise AbsentError("There is nothing of this number.")
             found = handler(request, data)
             answer = found if isinstance(found, Response) else JSONResponse(found)
         except MultiMoodError as error:
@@ -101,13 +104,20 @@ def json_of(data: bytes) -> Mapping[str, Any]:
         InputError: it is no JSON object.
     """
     try:
-        raw = json.loads(data or b"{}")
+        raw = json.loads(data or b"{}", parse_int=_whole)
         json.dumps(raw, ensure_ascii=False).encode()  # half a character, as "\ud800" gives it, can be stored nowhere
     except (ValueError, RecursionError) as cause:
         raise InputError(f"Expected a JSON object: {cause}.") from cause
     if not isinstance(raw, dict):
         raise InputError("Expected a JSON object.")
     return raw
+
+
+def _whole(digits: str) -> int:
+    number = int(digits)
+    if abs(number) > LARGEST:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return number
 
 
 def static_route() -> BaseRoute:
