@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from multimood_core.errors import ModelError, MultiMoodError
 
-QUEUE: Final = 8  # turns that may wait; at two seconds a turn the last of them waits a quarter of a minute
+QUEUE: Final = 24  # turns that may wait: one of each of twenty sessions and a few; who waits sees the place and keeps it
 UNEXPECTED: Final = (
     "MultiMood made a mistake of its own with this turn; its log on this computer has the details. "
     "Your session is intact: try again, or type the words."

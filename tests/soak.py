@@ -24,6 +24,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -176,11 +177,12 @@ class Page:
         words = f"{chance.choice(SENTENCES)} {self.mark}{len(self.kept)}"
         begun = time.monotonic()
         self._deciding.clear()
-        refused = await (self._speak() if chance.random() < 0.1 else self._press("mm-typed", words, event="submit"))
-        if refused is not None:
+        speaks = chance.random() < 0.1
+        while (refused := await (self._speak() if speaks else self._press("mm-typed", words, event="submit"))) is not None:
             self._tally.refusals[re.sub(r"\d+", "N", refused)] += 1
-            await asyncio.sleep(2 + chance.random())
-            return
+            if time.monotonic() - begun > PATIENCE:
+                raise TimeoutError("a turn was refused for too long")
+            await asyncio.sleep(2 + chance.random())  # who is refused tries again, and the wait goes on
         await asyncio.wait_for(self._deciding.wait(), PATIENCE)
         if self._failed:
             self._failed = False
@@ -291,13 +293,23 @@ async def soak(url: str, process: psutil.Process, sessions: int, seconds: float)
     return int(bool(tally.errors or tally.lost or not tally.waits or grown > GROWTH))
 
 
+def _apart(folder: Path) -> dict[str, str]:
+    """The environment of an app whose log, studies and votes are its own: a load test is no part of anybody's records."""
+    own = {"MULTIMOOD_RECORDS": folder / "records", "MULTIMOOD_COMPARE": folder / "compare",
+           "MULTIMOOD_DATABASE_URL": f"sqlite:///{folder / 'studies.sqlite3'}"}  # fmt: skip
+    return {**os.environ, **{name: str(value) for name, value in own.items()}}
+
+
 @contextmanager
 def _app(checkpoint: str | None) -> Iterator[tuple[str, psutil.Process]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "app.py", "--port", str(port), "--language", "en"]
     command += ["--checkpoint", checkpoint] if checkpoint else []
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="multimood-soak-") as folder,
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=_apart(Path(folder))) as server,
+    ):
         try:
             assert server.stdout is not None
             for line in server.stdout:
