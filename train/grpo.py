@@ -29,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 from multimood_core.errors import DataError
 from multimood_core.registry import Checkpoint
 from train.config import load_config, run_command
-from train.loop import Batch
+from train.loop import Batch, precision_on
 from train.policy import PolicyConfig, Rewarder, mean_parts, reference, totals
 from train.rollouts import Branches, Group, Situations, Writer, line_divergence, log_probabilities
 from train.rounds import Built, run_stage
@@ -182,6 +182,7 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
 
 def _arguments(config: GrpoConfig) -> GRPOConfig:
     """TRL's settings: the paper's loss, and nothing of what our loop does itself."""
+    precision = precision_on("cuda" if torch.cuda.is_available() else "cpu", config.precision)
     return GRPOConfig(
         output_dir=str(config.out),
         loss_type="grpo",
@@ -195,8 +196,8 @@ def _arguments(config: GrpoConfig) -> GRPOConfig:
         num_iterations=config.updates,
         temperature=config.temperature,
         max_completion_length=config.max_tokens,
-        bf16=config.precision == "bf16",
-        fp16=config.precision == "fp16",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         activation_checkpointing=False,

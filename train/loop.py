@@ -31,11 +31,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from multimood_core.errors import ModelError
+from multimood_core.registry import fast_dtype
 from train.config import plain_config, plain_defaults
 from train.files import recover
 from train.state import load_state, save_state, trained_state, write_by_main
 
 SCHEDULES: Final = ("cosine", "linear", "constant", "plateau")
+PRECISIONS: Final = ("auto", "bf16", "fp16", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class LoopConfig:
     plateau_patience: int = field(default=1, metadata={"help": "plateau: validations without a better loss that are borne"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    precision: str = field(default="bf16", metadata={"help": "bf16, fp16 (needs a GPU) or no"})
+    precision: str = field(default="auto", metadata={"help": "bf16, fp16 (needs a GPU), no, or auto: bf16 where it is fast"})
     save_minutes: float = field(default=3.0, metadata={"help": "a resumable state is written this often"})
     accumulate: int = field(default=1, metadata={"help": "batches an optimizer step"})
 
@@ -63,6 +65,23 @@ LossFunction = Callable[[Batch, random.Random], Mapping[str, Tensor]]
 """Batch of sample indices and a random source, the same in every process -> metrics.
 
 ``loss`` is minimised, a mean over ``count`` things (the batch's samples where there is no ``count``)."""
+
+
+def precision_on(device: str, asked: str) -> str:
+    """The precision that ``asked`` means on ``device``: the CPU, or a GPU by any name.
+
+    ``auto`` is bf16 where the device multiplies it in hardware; where it is emulated a step takes many times as long.
+
+    Raises:
+        ModelError: ``asked`` is none of ``PRECISIONS``, or fp16 on a CPU.
+    """
+    if asked not in PRECISIONS:
+        raise ModelError(f"Expected precision to be one of {', '.join(PRECISIONS)}, got {asked!r}.")
+    if asked == "fp16" and device == "cpu":
+        raise ModelError("precision fp16 needs a GPU, and this machine has none. Take auto, bf16 or no.")
+    if asked == "auto":
+        return "bf16" if fast_dtype(device) == torch.bfloat16 else "no"
+    return asked
 
 
 def row_rngs(batch: Batch, rng: random.Random) -> list[random.Random]:
@@ -120,7 +139,7 @@ class Loop:
         groups: parameter groups for AdamW with their own rates; one group of everything trainable when None.
 
     Raises:
-        ModelError: an unknown schedule, or fp16 without a GPU.
+        ModelError: an unknown schedule or precision, or fp16 without a GPU.
     """
 
     def __init__(
@@ -134,11 +153,10 @@ class Loop:
     ) -> None:
         if config.schedule not in SCHEDULES:
             raise ModelError(f"Expected schedule to be one of {', '.join(SCHEDULES)}, got {config.schedule!r}.")
-        if config.precision == "fp16" and not torch.cuda.is_available():
-            raise ModelError("precision fp16 needs a GPU, and this machine has none. Take bf16 or no.")
+        precision = precision_on("cuda" if torch.cuda.is_available() else "cpu", config.precision)
         self.config, self.model, self.loss, self.out = config, model, loss, out
         set_seed(config.seed)
-        self.accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
+        self.accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=config.accumulate)
         trained = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         self.stage, self.optimizer = self.accelerator.prepare(Stage(model), optimizer)

@@ -40,7 +40,7 @@ from multimood_core.processor import MultiMoodProcessor
 from multimood_core.registry import fast_dtype
 from multimood_core.weights import weights_path
 from train.base import EMBEDDED, BaseConfig, default_dtype
-from train.loop import token_batches
+from train.loop import precision_on, token_batches
 
 GIB: Final = 2**30
 # Dense bfloat16 peak in operations a second (NVIDIA's data sheets: H100 SXM and H200 alike).
@@ -317,7 +317,7 @@ def plan_training(
     largest = max(batches, key=lambda batch: len(batch) * max(drawn[i] for i in batch))
     rows = math.ceil(len(largest) / strategy.processes)
     width = max(drawn[i] for i in largest)
-    half = config.precision != "no"
+    half = precision_on(strategy.device, config.precision) != "no"
     peak = count(model, loss(rows, width), half).peak
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = strategy.processes if strategy.sharded else 1

@@ -3,9 +3,9 @@
     python -m train.reward_model --config train/configs/reward_model_mini.yaml [--key=value ...] [--resume] [--dry-run]
 
 In a pair the therapist's real reply is preferred to one that the fine-tuned policy wrote and that is unlike it (ROUGE-L
-below ``likeness``). The policy's replies are written first, to ``OUT/pairs-*.jsonl``, an item a line; ``--resume`` goes on
-with what is missing. Dialogues are split, not pairs, so that none is in both parts. The part held out gives the pairwise
-accuracy, beside that of preferring the shorter and the longer reply.
+below ``likeness``). The policy's replies are written first (``train.reward_pairs``); ``--resume`` goes on with what is
+missing. The part of the dialogues held out gives the pairwise accuracy, beside that of preferring the shorter and the
+longer reply.
 
 With ``preferences`` the pairs are people's: what the app's studies export (``train.preferences``), split by dialogue too.
 
@@ -18,15 +18,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
-from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -46,12 +45,11 @@ from train.loop import Batch, Loop, LoopConfig
 from train.mixture import CORPUS, SftConfig, build_task
 from train.policy import load_parent, parents_of, read_mixture
 from train.preferences import read_preferences
+from train.reward_pairs import Pairs, PairWriter, split_pairs
 from train.rollouts import Branches, Situations, Writer
 from train.turns import data_hash
 
 HEAD: Final = "reward_head.safetensors"
-_ROUGE: Final = RougeScorer(["rougeL"])
-_CHUNK: Final = 8  # prompts that are written under together
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,101 +73,6 @@ class RewardModelConfig(LoopConfig):
     max_tokens: int = field(default=48, metadata={"help": "of a reply"})
     held_out: float = field(default=0.1, metadata={"help": "part of the dialogues that the pairwise accuracy is measured on"})
     pull: float = field(default=0.01, metadata={"help": "of the scores towards a mean of 0, which pairs leave open"})
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """An item's real reply, and those of the policy that are unlike it; ``index`` is the item's place in its split."""
-
-    index: int
-    item: str
-    rejected: tuple[str, ...]
-
-    @property
-    def dialogue(self) -> str:
-        return self.item.rpartition("/")[0]
-
-
-class PairWriter:
-    """Writes the policy's replies to items, and keeps on the disk what is unlike the real reply.
-
-    Args:
-        folder: of the run; each process has a file of its own in it.
-        writer: of the policy.
-        situations: the items.
-        settings: what the pairs depend on; pairs that were made under others are refused.
-        process: of ``processes``, which share the items.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        writer: Writer,
-        situations: Situations,
-        settings: Mapping[str, Any],
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.folder, self.writer, self.situations, self.settings = folder, writer, situations, dict(settings)
-        self.process, self.processes = process, processes
-
-    def read(self) -> list[Pairs]:
-        """What has been written so far, in the order of the items; a line cut short by a kill is dropped.
-
-        Raises:
-            DataError: the pairs were made under other settings.
-        """
-        found: dict[int, Pairs] = {}
-        for path in sorted(self.folder.glob("pairs-*.jsonl")):
-            for number, line in enumerate(path.read_text().splitlines()):
-                try:
-                    raw = json.loads(line)
-                except ValueError:
-                    continue
-                if number:
-                    found[raw["index"]] = Pairs(raw["index"], raw["item"], tuple(raw["rejected"]))
-                elif raw != self.settings:
-                    raise DataError(
-                        f"{path} holds pairs made under {raw}, not {self.settings}. Start another run with --out=FOLDER."
-                    )
-        return [found[index] for index in sorted(found)]
-
-    def write(self, indices: Sequence[int], count: int, likeness: float, seed: int) -> None:
-        """Write what is missing of ``indices``, ``count`` replies each."""
-        done = {pairs.index for pairs in self.read()}
-        missing = [index for index in indices[self.process :: self.processes] if index not in done]
-        if not missing:
-            return
-        path = self.folder / f"pairs-{self.process}.jsonl"
-        _drop_cut_line(path)
-        with path.open("a") as file:
-            if not file.tell():
-                file.write(json.dumps(self.settings) + "\n")
-            bar = tqdm(total=len(missing), desc="replies", disable=self.process > 0)
-            for begin in range(0, len(missing), _CHUNK):
-                for pairs in self._chunk(missing[begin : begin + _CHUNK], count, likeness, seed):
-                    file.write(json.dumps(asdict(pairs)) + "\n")
-                file.flush()
-                bar.update(len(missing[begin : begin + _CHUNK]))
-            bar.close()
-
-    def _chunk(self, indices: Sequence[int], count: int, likeness: float, seed: int) -> Iterator[Pairs]:
-        names = [f"{seed}/pairs/{index}" for index in indices]
-        prompts = [self.situations.draw(i, random.Random(name)) for i, name in zip(indices, names, strict=True)]
-        for index, group in zip(indices, self.writer.write(prompts, count, names), strict=True):
-            reference = group.prompt.situation.reference or ""
-            yield Pairs(index, group.prompt.id, unlike(reference, group.replies, likeness))
-
-
-def _drop_cut_line(path: Path) -> None:
-    if path.is_file() and (text := path.read_text()) and not text.endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1])
-
-
-def unlike(reference: str, replies: Sequence[str], likeness: float) -> tuple[str, ...]:
-    """The replies, each once and none empty, whose ROUGE-L (F1) to ``reference`` is below ``likeness``."""
-    found = dict.fromkeys(reply for reply in replies if reply)
-    return tuple(reply for reply in found if _ROUGE.score(reference, reply)["rougeL"].fmeasure < likeness)
 
 
 class RewardModel(nn.Module):
@@ -307,15 +210,6 @@ def standardise(task: RewardTask, most: int = 200) -> None:
     scores = torch.cat([task.leads(one)[1][1:] for one in task.pairs[:most]])
     task.model.centre.copy_(scores.mean())
     task.model.spread.copy_(scores.std() + 1e-6)
-
-
-def split_pairs(pairs: Sequence[Pairs], part: float) -> tuple[list[Pairs], list[Pairs]]:
-    """Pairs to learn from and pairs held out, of different dialogues; which is which follows from the dialogue alone."""
-    kept: list[Pairs] = []
-    apart: list[Pairs] = []
-    for one in pairs:
-        (apart if random.Random(f"held-out/{one.dialogue}").random() < part else kept).append(one)
-    return kept, apart
 
 
 def write_pairs(config: RewardModelConfig, resume: bool, policy: Checkpoint, situations: Situations) -> list[Pairs]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from multimood_core.errors import ModelError
 from tests.train.killed_run import make_loop
 from train.files import write_whole
-from train.loop import token_batches
+from train.loop import PRECISIONS, precision_on, token_batches
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -54,6 +54,25 @@ def test_a_killed_run_resumes_into_the_curve_of_one_that_was_not_killed(tmp_path
     assert [step for step, _, _ in curve(killed)] == list(range(1, whole.total_steps + 1))
     torch.testing.assert_close(torch.tensor(curve(killed)), torch.tensor(curve(tmp_path / "whole")))
     torch.testing.assert_close(resumed.trained_state(), whole.trained_state())
+
+
+@pytest.mark.parametrize(("in_hardware", "expected"), [(True, "bf16"), (False, "no")])
+def test_half_precision_is_taken_only_where_it_is_not_emulated(
+    monkeypatch: pytest.MonkeyPatch, in_hardware: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: in_hardware)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert precision_on("cpu", "auto") == expected
+    assert precision_on("h100", "auto") == "bf16"
+
+
+def test_a_precision_that_was_named_is_taken_or_refused() -> None:
+    assert [precision_on("cpu", name) for name in ("bf16", "no")] == ["bf16", "no"]
+    assert precision_on("cuda", "fp16") == "fp16"
+    with pytest.raises(ModelError, match="needs a GPU"):
+        precision_on("cpu", "fp16")
+    with pytest.raises(ModelError, match=", ".join(PRECISIONS)):
+        precision_on("cpu", "half")
 
 
 def test_the_order_and_the_rate_follow_from_the_configuration(tmp_path: Path) -> None:
