@@ -170,8 +170,9 @@ def test_a_toy_policy_learns_what_is_rewarded_and_the_log_says_how(tmp_path: Pat
 
 
 def test_a_larger_beta_stays_nearer_to_the_reference(tmp_path: Path) -> None:
-    far = make(tmp_path / "far", lr=1e-2, epochs=2, beta=0.0, prompts=5)
-    near = make(tmp_path / "near", lr=1e-2, epochs=2, beta=5.0, prompts=5)
+    # A rate at which beta's pull does not overshoot: there the distances differ six times and more, whatever the seed.
+    far = make(tmp_path / "far", lr=3e-3, epochs=2, beta=0.0, prompts=5)
+    near = make(tmp_path / "near", lr=3e-3, epochs=2, beta=5.0, prompts=5)
     for trainer in (far, near):
         rounds(trainer).run()
 
@@ -180,7 +181,7 @@ def test_a_larger_beta_stays_nearer_to_the_reference(tmp_path: Path) -> None:
         trainer.collect(BATCH, 0)
         return float(trainer.loss(BATCH, random.Random(0))["kl"])
 
-    assert distance(near) < distance(far)
+    assert distance(near) < 0.5 * distance(far)
 
 
 def test_the_labels_lines_are_held_to_the_reference(tmp_path: Path) -> None:
