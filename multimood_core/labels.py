@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Final
 
 EMOTIONS: Final = ("anger", "sadness", "disgust", "depression", "neutral", "joy", "fear")
@@ -39,6 +41,12 @@ _EMOTION_SYNONYMS: Final = {
     "afraid": "fear",
     "joyful": "joy",
     "depressed": "depression",
+    # CREMA-D and IEMOCAP
+    "ang": "anger",
+    "dis": "disgust",
+    "fea": "fear",
+    "hap": "joy",
+    "neu": "neutral",
 }
 _STRATEGY_SYNONYMS: Final = {
     "open questions": "open question",
@@ -47,7 +55,16 @@ _STRATEGY_SYNONYMS: Final = {
     "other": "others",
 }
 # Words that other sets use for something outside the seven; they are left out and counted, never guessed.
-OUTSIDE: Final = frozenset({"surprise", "surprised", "boredom", "bored", "contempt", "other", "undefined", "unknown", ""})
+OUTSIDE: Final = frozenset(
+    {
+        "surprise", "surprised", "pleasant surprise", "sur", "boredom", "bored", "contempt", "excitement", "excited", "exc",
+        "frustration", "frustrated", "fru", "amusement", "amused", "other", "oth", "undefined", "unknown", "xxx", "",
+    }
+)  # fmt: skip
+
+
+# Names that would be found in words which mean something else.
+_NOT_IN_SENTENCES: Final = frozenset({"other"})
 
 
 def _fold(text: str) -> str:
@@ -88,3 +105,24 @@ def strategy_of(text: str) -> str | None:
     if words in ("undefined", ""):
         return None
     raise ValueError(f"expected one of {', '.join(STRATEGIES)}, got {text!r}")
+
+
+def emotion_in(text: str) -> str | None:
+    """The emotion that free words name first, by its own name or a synonym: ``"a mix of sad and angry"`` is sadness."""
+    return _first_named(text, dict.fromkeys(EMOTIONS) | _EMOTION_SYNONYMS)
+
+
+def strategy_in(text: str) -> str | None:
+    """The strategy that free words name first, see ``emotion_in``."""
+    return _first_named(text, dict.fromkeys(STRATEGIES) | _STRATEGY_SYNONYMS)
+
+
+def _first_named(text: str, known: Mapping[str, str | None]) -> str | None:
+    """The label of the name that stands first; of two at one place, the longer. ``known``: name -> label, None for itself."""
+    words = _fold(text)
+    found = [
+        (match.start(), -len(name), label or name)
+        for name, label in known.items()
+        if name not in _NOT_IN_SENTENCES and (match := re.search(rf"\b{re.escape(name)}\b", words))
+    ]
+    return min(found)[2] if found else None

@@ -103,14 +103,21 @@ def position_bias(first_preferred: int, second_preferred: int) -> PositionBias:
     return PositionBias(n, first_preferred / n, float(interval.low), float(interval.high), float(test.pvalue))
 
 
-def bradley_terry(comparisons: Iterable[tuple[str, str, str]], samples: int = SAMPLES, seed: int = 0) -> BradleyTerry:
+def bradley_terry(
+    comparisons: Iterable[tuple[str, str, str]],
+    samples: int = SAMPLES,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> BradleyTerry:
     """Maximum-likelihood strengths (Bradley and Terry 1952); a tie counts as half a win for each side.
 
     Args:
         comparisons: left system, right system, verdict.
-        samples: resamples of the comparisons for the intervals.
+        samples: resamples for the intervals.
         seed: of the resamples.
+        groups: the group, such as the vote, of each comparison; whole groups are drawn. Each is its own when None.
     """
+    comparisons = list(comparisons)
     cells = Counter(comparisons)
     unknown = {verdict for *_, verdict in cells} - set(VERDICTS)
     if unknown:
@@ -128,15 +135,33 @@ def bradley_terry(comparisons: Iterable[tuple[str, str, str]], samples: int = SA
     (strengths,) = _fit(wins[None])
     if np.isnan(strengths).any():
         return BradleyTerry((), n, _why_unbounded(wins, names))
-    draws = np.random.default_rng(seed).multinomial(n, frequency / n, samples)
-    fitted = _fit(np.tensordot(draws, scores, 1))
+    fitted = _fit(np.tensordot(_draws(comparisons, keys, groups, samples, seed), scores, 1))
     fitted = fitted[~np.isnan(fitted).any(1)]
     low: list[float] | list[None] = [None] * len(names)
     high = low
-    if samples and len(fitted) >= samples / 2:  # as with kappas: an interval from a minority of resamples would mislead
+    # As with kappas, an interval from a minority of resamples would mislead; and of one kind of comparison, or one group, all
+    # resamples are alike: their interval would be a point.
+    if samples and len(fitted) >= samples / 2 and np.ptp(fitted, axis=0).max() > 0:
         low, high = np.quantile(fitted, [0.025, 0.975], axis=0).tolist()
     found = [Strength(name, float(v), a, b) for name, v, a, b in zip(names, strengths, low, high, strict=True)]
     return BradleyTerry(tuple(sorted(found, key=lambda s: -s.value)), n)
+
+
+def _draws(
+    comparisons: Sequence[tuple[str, str, str]],
+    keys: Sequence[tuple[str, str, str]],
+    groups: Sequence[str] | None,
+    samples: int,
+    seed: int,
+) -> np.ndarray:
+    """How often each kind of comparison is in each resample of the groups, (samples, kinds)."""
+    owner = range(len(comparisons)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    held = np.zeros((max(owner) + 1, len(keys)), dtype=int)
+    places = {key: i for i, key in enumerate(keys)}
+    for group, comparison in zip(owner, comparisons, strict=True):
+        held[group, places[comparison]] += 1
+    drawn = np.random.default_rng(seed).multinomial(len(held), np.full(len(held), 1 / len(held)), samples)
+    return drawn @ held
 
 
 def _score_cells(keys: Sequence[tuple[str, str, str]], names: Sequence[str]) -> np.ndarray:

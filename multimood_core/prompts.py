@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from multimood_core.errors import ModelError
-from multimood_core.labels import EMOTIONS, SPEAKERS, STRATEGIES, emotion_of, strategy_of
+from multimood_core.labels import EMOTIONS, SPEAKERS, STRATEGIES, emotion_in, strategy_in
 from multimood_core.records import Context, HistoryTurn
 
 VIDEO_TOKEN: Final = "<video>"
@@ -220,29 +220,23 @@ class ParsedOutput:
         return None not in (self.client_emotion, self.therapist_emotion, self.strategy, self.response)
 
 
+# The rest of the line, or of the next one; not that of another name where this one's is empty.
+_LABEL_LINE: Final = r"(?!\W*(?:(?:client|therapist).{0,3}[ _])?(?:emotion|strategy|response)\W*:)([^\n]+)"
+_READ: Final = {
+    "client_emotion": rf"client.{{0,3}}[ _]emotion\W*?:\W*?{_LABEL_LINE}",
+    "therapist_emotion": rf"therapist.{{0,3}}[ _]emotion\W*?:\W*?{_LABEL_LINE}",
+    "strategy": rf"strategy\W*?:\W*?{_LABEL_LINE}",
+    "response": r"response\W*?:\W*?((?s:.+))",
+}
+
+
 def parse_output(text: str) -> ParsedOutput:
-    """Read the four lines from any system's free text, leniently: case, markup, brackets and extra words are forgiven."""
-    found: dict[str, str] = {}
-    names = {"client_emotion": "client.{0,3} emotion", "therapist_emotion": "therapist.{0,3} emotion"}
-    names |= {"strategy": "therapist.{0,3} strategy|strategy", "response": "therapist.{0,3} response|response"}
-    for key, pattern in names.items():
-        tail = r"(.+)" if key == "response" else r"([^\n]+)"
-        match = re.search(rf"(?:{pattern})\W*?:\W*?{tail}", text, re.IGNORECASE | (re.DOTALL if key == "response" else 0))
-        if match:
-            found[key] = match.group(1).strip(" \t\n*_\"'`[]()")
+    """Read the four lines from any system's free text, leniently: case, markup, JSON, synonyms and extra words are forgiven."""
+    matches = {key: re.search(pattern, text, re.IGNORECASE) for key, pattern in _READ.items()}
+    found = {key: match[1].strip(" \t\n*_\"'`[](){}") if match else "" for key, match in matches.items()}
     return ParsedOutput(
-        client_emotion=_first_label(found.get("client_emotion", ""), EMOTIONS, emotion_of),
-        therapist_emotion=_first_label(found.get("therapist_emotion", ""), EMOTIONS, emotion_of),
-        strategy=_first_label(found.get("strategy", ""), STRATEGIES, strategy_of),
-        response=found.get("response") or None,
+        client_emotion=emotion_in(found["client_emotion"]),
+        therapist_emotion=emotion_in(found["therapist_emotion"]),
+        strategy=strategy_in(found["strategy"]),
+        response=found["response"] or None,
     )
-
-
-def _first_label(text: str, labels: Iterable[str], normalise: Callable[[str], str | None]) -> str | None:
-    try:
-        if label := normalise(text.strip(" .")):
-            return label
-    except ValueError:
-        pass
-    places = [(match.start(), label) for label in labels if (match := re.search(rf"\b{re.escape(label)}\b", text.lower()))]
-    return min(places)[1] if places else None

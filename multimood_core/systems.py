@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from multimood_core.decoding import LABELS, AnswerDecoder, Sampling
+from multimood_core.decoding import LABELS, MAX_REPLY_TOKENS, AnswerDecoder, Sampling
 from multimood_core.endpoint import Endpoint
 from multimood_core.engine import Engine, TurnFeatures
 from multimood_core.errors import ModelError
@@ -41,7 +41,7 @@ from multimood_core.registry import fast_dtype
 
 Template = Callable[[list[dict[str, str]]], str]
 _WORDS_ALONE: Final = TurnFeatures(None, "missing", None, "missing")
-ANSWER_TOKENS: Final = 256  # four lines with a long reply
+LINE_TOKENS: Final = 160  # of a language model's answer beside its reply: three lines, and some words around them
 _BATCH: Final = 8  # prompts that a local language model answers together
 _BATCH_TOKENS: Final = 8192  # of their prompts, padded: attention's memory grows with them
 _GATHER: Final = 0.02  # seconds in which a batch waits for more
@@ -209,6 +209,8 @@ class LocalTextModel:
         return batch
 
     def _write(self, batch: Sequence[_Asked]) -> None:
+        from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
         drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self.sampling.temperature:
             torch.manual_seed(self.sampling.seed)
@@ -221,9 +223,16 @@ class LocalTextModel:
         width, pad = max(len(one.ids) for one in batch), self.tokenizer.pad_token_id or self.tokenizer.eos_token_id
         given = torch.tensor([[pad] * (width - len(one.ids)) + one.ids for one in batch], device=self.device)
         mask = torch.tensor([[0] * (width - len(one.ids)) + [1] * len(one.ids) for one in batch], device=self.device)
+        # As for our own checkpoints: what was asked may be said again, what was answered is less likely to be.
+        penalty = RepetitionPenaltyLogitsProcessor(self.sampling.repetition_penalty, prompt_ignore_length=width)
         with torch.inference_mode():
             output = self.model.generate(
-                given, attention_mask=mask, max_new_tokens=batch[0].most, pad_token_id=pad, **drawn
+                given,
+                attention_mask=mask,
+                max_new_tokens=batch[0].most,
+                pad_token_id=pad,
+                logits_processor=LogitsProcessorList([penalty]),
+                **drawn,
             )
         for one, answer in zip(batch, output[:, width:], strict=True):
             one.answer = str(self.tokenizer.decode(answer, skip_special_tokens=True))
@@ -253,12 +262,21 @@ class EndpointTextModel:
 
 
 class ZeroShotSystem:
-    """A language model that answers in four lines, asked with the paper's prompt (figure 4) and all of the history as text."""
+    """A language model that answers in four lines, asked with the paper's prompt (figure 4) and all of the history as text.
+
+    Args:
+        model: the language model.
+        perceive: probabilities that face and voice show by themselves; only the data set's descriptions when None.
+        reply_tokens: that a reply may have, as one of our checkpoints'.
+    """
 
     def __init__(
-        self, model: TextModel, perceive: Callable[[Question], Mapping[str, Mapping[str, float]]] | None = None
+        self,
+        model: TextModel,
+        perceive: Callable[[Question], Mapping[str, Mapping[str, float]]] | None = None,
+        reply_tokens: int = MAX_REPLY_TOKENS,
     ) -> None:
-        self.model, self.perceive = model, perceive
+        self.model, self.perceive, self.reply_tokens = model, perceive, reply_tokens
 
     @property
     def name(self) -> str:
@@ -266,7 +284,7 @@ class ZeroShotSystem:
 
     def answer(self, question: Question) -> Answer:
         told = described(question, self.perceive(question) if self.perceive else {})
-        text = self.model.complete(zero_shot_prompt(question, told), ANSWER_TOKENS)
+        text = self.model.complete(zero_shot_prompt(question, told), self.reply_tokens + LINE_TOKENS)
         return Answer({}, missing=True) if text is None else read_answer(text)
 
 
@@ -325,6 +343,7 @@ class SmesSystem:
         model: the language model that is asked four times.
         perceive: probabilities that face and voice show by themselves; only the data set's descriptions when None.
         parts: what is used.
+        reply_tokens: that a reply may have.
     """
 
     def __init__(
@@ -332,8 +351,9 @@ class SmesSystem:
         model: TextModel,
         perceive: Callable[[Question], Mapping[str, Mapping[str, float]]] | None = None,
         parts: SmesParts | None = None,
+        reply_tokens: int = MAX_REPLY_TOKENS,
     ) -> None:
-        self.model, self.perceive, self.parts = model, perceive, parts or SmesParts()
+        self.model, self.perceive, self.parts, self.reply_tokens = model, perceive, parts or SmesParts(), reply_tokens
 
     @property
     def name(self) -> str:
@@ -348,7 +368,7 @@ class SmesSystem:
         known: dict[str, str] = {}
         said: list[str] = []
         for step in SMES_STEPS:
-            limit = ANSWER_TOKENS if step == "response" else _LABEL_TOKENS
+            limit = self.reply_tokens if step == "response" else _LABEL_TOKENS
             text = self.model.complete(self._prompt(question, told, known, step), limit)
             if text is None:
                 return Answer(labels, text="\n".join(said), missing=True)

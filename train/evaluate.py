@@ -53,7 +53,15 @@ from multimood_core.journal import Journal
 from multimood_core.registry import DEFAULT
 from multimood_core.reward_scores import score_rewards
 from multimood_core.rewards import embedded_rewards
-from multimood_core.systems import CheckpointSystem, Expressions, Perception, SmesSystem, ZeroShotSystem, calls_of
+from multimood_core.systems import (
+    LINE_TOKENS,
+    CheckpointSystem,
+    Expressions,
+    Perception,
+    SmesSystem,
+    ZeroShotSystem,
+    calls_of,
+)
 from multimood_core.text_metrics import TokenMatcher, token_matchers
 from train.ablations import ABLATIONS, Variant, reason_not_to_run
 from train.config import run_command
@@ -90,7 +98,9 @@ def _system(args: argparse.Namespace, engine: Engine | None, variant: Variant, m
         assert engine is not None
         return CheckpointSystem(engine, args.recent_turns, perceive, sampling if args.responses else None)
     model, cues = text_model(args, sampling), Expressions(perceive) if perceive else None
-    return SmesSystem(model, cues, variant.smes) if args.smes else ZeroShotSystem(model, cues)
+    if args.smes:
+        return SmesSystem(model, cues, variant.smes, args.max_tokens)
+    return ZeroShotSystem(model, cues, args.max_tokens)
 
 
 def evaluate_system(
@@ -253,10 +263,21 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine | None) -> dict[str, 
     )
 
 
+def _place(given: str) -> str:
+    """A file or folder as the command names it again: below the data root, below this folder, else as it was given."""
+    path, root = Path(given).resolve(), data_root().resolve()
+    if not path.exists():
+        return shlex.quote(given)  # the name of a checkpoint or model
+    if path.is_relative_to(root):
+        place = f"$MULTIMOOD_DATA/{path.relative_to(root)}"
+        return f'"{place}"' if " " in place else place
+    return shlex.quote(str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else given)
+
+
 def _command(args: argparse.Namespace) -> str:
-    """What reproduces the report, without paths of this machine."""
+    """What reproduces the report."""
     mesc = args.data == "mesc"
-    words = ["python -m train.evaluate", "--data", args.data if mesc else f"$MULTIMOOD_DATA/{Path(args.data).name}"]
+    words = ["python -m train.evaluate", "--data", "mesc" if mesc else _place(args.data)]
     if mesc:
         words += ["--split", args.split]
     if mesc or args.data.endswith(".jsonl"):
@@ -275,15 +296,15 @@ def _command(args: argparse.Namespace) -> str:
         words += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
     words += ["--no-video"] if not args.video else []
     words += ["--no-audio"] if not args.audio else []
-    for key in ("recent_turns", "history_turns", "limit", "ablations", "url"):
+    for key in ("recent_turns", "history_turns", "limit", "ablations", "url", "price_in", "price_out"):
         words += [f"--{key.replace('_', '-')}", str(getattr(args, key))] if getattr(args, key) is not None else []
     for key, default in (("temperature", 0.0), ("max_tokens", Sampling().max_tokens), ("seed", 0)):
         words += [f"--{key.replace('_', '-')}", str(getattr(args, key))] if getattr(args, key) != default else []
     if args.endpoint:
         return " ".join([*words, "--endpoint", shlex.quote(args.endpoint)])
     if args.llm:
-        return " ".join([*words, "--llm", Path(args.llm).name])
-    return " ".join([*words, "--checkpoint", Path(args.checkpoint).name])
+        return " ".join([*words, "--llm", _place(args.llm)])
+    return " ".join([*words, "--checkpoint", _place(args.checkpoint)])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -321,7 +342,12 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--responses", action="store_true", help="the reply too (the fourth task), with its scores")
     said.add_argument("--rewards", action="store_true", help="the replies' reward and its parts, without any endpoint")
     said.add_argument("--temperature", type=float, default=0.0, help="of the reply; 0 takes the likeliest token")
-    said.add_argument("--max-tokens", type=int, default=Sampling().max_tokens, help="of the reply")
+    said.add_argument(
+        "--max-tokens",
+        type=int,
+        default=Sampling().max_tokens,
+        help=f"of the reply; a language model's lines get {LINE_TOKENS} more",
+    )
     said.add_argument("--seed", type=int, default=0)
     said.add_argument("--ablations", choices=tuple(ABLATIONS), help="every variant of a table, one after another")
     parser.add_argument(

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from multimood_core.engine import Engine
-from multimood_core.errors import MultiMoodError
+from multimood_core.errors import DataError, MultiMoodError
 from multimood_core.evaluation import ItemResult, evaluate_turn, score_labels
 from multimood_core.journal import Journal
 from multimood_core.media import read_turn
@@ -41,6 +41,8 @@ def is_dfew(folder: Path) -> bool:
 def evaluate_folder(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
     """A labelled clip folder; its accuracy is the weighted average recall (WAR), ``uar`` the unweighted one."""
     folder = Path(args.data)
+    if not folder.is_dir():
+        raise DataError(f"Expected mesc, a file of dialogues (.jsonl) or a folder with labels.csv, got {args.data!r}: none.")
     labelled = read_clip_folder(folder)
     clips = labelled.clips
     if args.held_out:
@@ -79,6 +81,9 @@ def evaluate_dfew(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
 
 def _evaluate(args: argparse.Namespace, engine: Engine, labelled: ClipFolder, fold: int = 0) -> dict[str, Any]:
     folder, journal = Path(args.data), None
+    if not labelled.clips:
+        found = ", ".join(f"{count} {word!r}" for word, count in labelled.left_out.items()) or "nothing else"
+        raise DataError(f"Expected clips with one of the seven emotions in {folder}, got none, and left out {found}.")
     if args.out:
         settings = {
             "data": folder.name,

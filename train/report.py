@@ -73,6 +73,10 @@ def print_table(report: Mapping[str, Any]) -> None:
                     if key in row
                 ]
                 print(f"  {'response':18s} {system:36s} " + "  ".join(f"{key} {row[key]:.4f}" for key in keys))
+    for word, count in report.get("n_left_out", {}).items():
+        print(f"  left out: {count} labelled {word!r}, which is none of the seven emotions")
+    for reason, count in report.get("n_unreadable", {}).items():
+        print(f"  could not be read, so wrong: {count} ({reason})")
     for variant, reason in report.get("not_run", {}).items():
         print(f"  not run: {variant}, since {reason}")
 

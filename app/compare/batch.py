@@ -8,14 +8,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from app.audit import HERE
 from app.compare.errors import StoppedError
 from app.compare.slices import on_worker
-from app.compare.systems import LINE_TOKENS, Catalogue, Choice
+from app.compare.systems import Catalogue, Choice
 from app.compare.tables import score
 from app.ports import EngineLike
 from app.worker import UNEXPECTED, Worker
@@ -289,8 +289,8 @@ class Batches:
             return _Stoppable(ZeroShotSystem(self._catalogue.text_model(choice, sampling, who)), self._stopped)
         if choice.kind == "base":
             base = self._catalogue.base()
-            base.sampling = replace(sampling, max_tokens=sampling.max_tokens + LINE_TOKENS)
-            return _OnWorker(ZeroShotSystem(base), self._worker, self._stopped)
+            base.sampling = sampling
+            return _OnWorker(ZeroShotSystem(base, reply_tokens=sampling.max_tokens), self._worker, self._stopped)
         engine: EngineLike = self._catalogue.engine(choice)
         if engine.checkpoint.id.sha256 != choice.sha256:
             raise DataError(f"The weights of {choice.name} have changed since this batch was begun; begin another.")

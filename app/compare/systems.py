@@ -18,10 +18,9 @@ from multimood_core.errors import DataError, ModelError
 from multimood_core.evaluation import Answer, Question
 from multimood_core.prompts import parse_output
 from multimood_core.records import Context, HistoryTurn, Turn
-from multimood_core.systems import ANSWER_TOKENS, EndpointTextModel, read_answer, zero_shot_prompt
+from multimood_core.systems import LINE_TOKENS, EndpointTextModel, read_answer, zero_shot_prompt
 
 Kind = Literal["checkpoint", "base", "remote"]
-LINE_TOKENS: Final = ANSWER_TOKENS - Sampling().max_tokens  # what the three label lines may take beside the reply
 RETRIES: Final = 2  # of a remote system: somebody waits for its column
 
 

@@ -148,13 +148,14 @@ def ranking(votes: Sequence[Vote]) -> list[dict[str, Any]]:
     """For each criterion the systems' Bradley-Terry strengths with intervals, and the pairs' wins, ties and losses."""
     names, rows = labels_of(votes), []
     for criterion in CRITERIA:
-        comparisons = [
-            (called[left], called[right], verdict)
+        pairs = [
+            (vote.id, (called[left], called[right], verdict))
             for vote in votes
             for called in [[names[one["name"], one["sha256"]] for one in vote.systems]]
             for left, right, verdict in vote.pairs(criterion.key)
         ]
-        fitted = bradley_terry(comparisons)
+        comparisons = [comparison for _, comparison in pairs]
+        fitted = bradley_terry(comparisons, groups=[vote for vote, _ in pairs])  # the pairs of one vote are no several votes
         tables: dict[tuple[str, str], list[str]] = defaultdict(list)
         for left, right, verdict in comparisons:
             turned = {"win": "loss", "loss": "win", "tie": "tie"}[verdict]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multimood_core.labels import EMOTIONS, MEDIA_EMOTIONS, STRATEGIES, emotion_of, strategy_of
+from multimood_core.labels import EMOTIONS, MEDIA_EMOTIONS, STRATEGIES, emotion_in, emotion_of, strategy_in, strategy_of
 
 
 def test_the_label_sets_are_those_of_the_paper() -> None:
@@ -20,13 +20,13 @@ def test_a_label_is_itself_in_any_spelling(label: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "label"),
-    [("Happy", "joy"), ("calm", "neutral"), ("ANGRY", "anger"), ("anxiety", "fear"), ("ｓａｄ", "sadness")],
+    [("Happy", "joy"), ("calm", "neutral"), ("ANGRY", "anger"), ("anxiety", "fear"), ("HAP", "joy"), ("ｓａｄ", "sadness")],
 )
 def test_synonyms_of_other_corpora(word: str, label: str) -> None:
     assert emotion_of(word) == label
 
 
-@pytest.mark.parametrize("word", ["surprise", "Surprised", "boredom", "contempt", ""])
+@pytest.mark.parametrize("word", ["surprise", "Surprised", "boredom", "contempt", "Excited", ""])
 def test_an_emotion_outside_the_seven_is_none(word: str) -> None:
     assert emotion_of(word) is None
 
@@ -34,6 +34,13 @@ def test_an_emotion_outside_the_seven_is_none(word: str) -> None:
 def test_an_unknown_emotion_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"anger.*got 'hungry'"):
         emotion_of("hungry")
+
+
+def test_free_words_name_what_they_name_first() -> None:
+    assert emotion_in("A mix of Sad and angry") == "sadness"
+    assert emotion_in("not enough to say") is None
+    assert strategy_in("open questions, then advisement") == "open question"
+    assert strategy_in("see the other side") is None
 
 
 @pytest.mark.parametrize("label", STRATEGIES)

@@ -52,6 +52,25 @@ def test_two_systems_worked_out_by_hand() -> None:
     assert low < found.strengths[0].value < high
 
 
+def test_comparisons_that_went_alike_or_come_of_one_vote_give_no_interval() -> None:
+    for comparisons, groups in (([("a", "b", "tie")] * 3, None), ([("a", "b", "win"), ("b", "a", "win")], ["one", "one"])):
+        found = bradley_terry(comparisons, groups=groups)
+        assert [(s.value, s.low, s.high) for s in found.strengths] == [(0, None, None)] * 2
+
+
+def test_whole_votes_are_resampled() -> None:
+    comparisons = round_robin({"a": 0.4, "b": 0.0}, 30)
+    once = bradley_terry(comparisons).strengths[0]
+    # The same votes told four times over are no more votes: the value and the interval stay as they were.
+    groups = [str(i) for i in range(30)] * 4
+    told = bradley_terry(comparisons * 4, groups=groups).strengths[0]
+    alone = bradley_terry(comparisons * 4).strengths[0]
+    assert told.value == pytest.approx(once.value)
+    widths = [strength.high - strength.low for strength in (once, told, alone)]  # type: ignore[operator]
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
+    assert widths[2] == pytest.approx(widths[0] / 2, rel=0.15)
+
+
 def test_the_side_on_which_a_system_stands_changes_nothing() -> None:
     comparisons = round_robin({"a": 0.5, "b": 0.0, "c": -0.5}, 20)
     turned = [(right, left, swapped(verdict)) for left, right, verdict in comparisons]  # type: ignore[arg-type]

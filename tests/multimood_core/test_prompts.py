@@ -120,6 +120,9 @@ def test_media_tokens_are_real_tokens() -> None:
         "**Client's Emotion:** Sad\n**Therapist's emotion**: Neutral.\n"
         "Therapist's Strategy: [Open Question]\nTherapist's response:\nGo on.",
         "client emotion: sadness, because she cries\ntherapist emotion: neutral\nstrategy: open questions\nresponse: Go on.",
+        "Client's emotion: the client is sad and a little angry.\nTherapist's emotion: calm (neutral)\n"
+        "Therapist's strategy: Open questions, to learn more.\nTherapist's response: Go on.",
+        '{"client_emotion": "sad", "therapist_emotion": "neutral", "strategy": "Open question", "response": "Go on."}',
     ],
 )
 def test_free_text_is_read_leniently(text: str) -> None:
@@ -127,6 +130,11 @@ def test_free_text_is_read_leniently(text: str) -> None:
     assert parsed.complete
     assert (parsed.client_emotion, parsed.therapist_emotion, parsed.strategy) == ("sadness", "neutral", "open question")
     assert parsed.response == "Go on."
+
+
+def test_an_empty_line_is_not_filled_from_the_next_one() -> None:
+    parsed = parse_output("Client's emotion:\nTherapist's emotion: neutral\nTherapist's strategy:\nTherapist's response: Others.")
+    assert (parsed.client_emotion, parsed.therapist_emotion, parsed.strategy) == (None, "neutral", None)
 
 
 def test_what_is_not_there_is_none_and_not_guessed() -> None:

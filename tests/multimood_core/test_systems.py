@@ -123,7 +123,7 @@ def test_a_failed_step_of_smes_is_a_missing_answer() -> None:
     ("text", "task", "label"),
     [
         ("Client's emotion: Joy!", "client_emotion", "joy"),
-        ("\n\nThe client is angry, or in fear", "client_emotion", "fear"),
+        ("\n\nThe client is angry, or in fear", "client_emotion", "anger"),
         ("Open question", "strategy", "open question"),
         ("no idea", "strategy", None),
         ("", "client_emotion", None),

@@ -261,7 +261,10 @@ def test_two_reports_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
         evaluate.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "none.json")])
 
 
-def test_a_report_of_clips_counts_what_was_left_out_and_unreadable(tmp_path: Path) -> None:
+def test_a_report_of_clips_counts_what_was_left_out_and_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MULTIMOOD_DATA", str(tmp_path))
     folder = tmp_path / "clips"
     folder.mkdir()
     synthetic.write_clip(folder / "a.wav", sound=synthetic.spoken(0.6), rate=16_000, audio="pcm_s16le")
@@ -278,7 +281,29 @@ def test_a_report_of_clips_counts_what_was_left_out_and_unreadable(tmp_path: Pat
     assert report["items"][1]["predicted"] is None
     assert report["items"][0]["truth"] == "joy"
     assert report["command"] == "python -m train.evaluate --data $MULTIMOOD_DATA/clips --checkpoint mini-sft"
+    shown = capsys.readouterr().out
+    assert "left out: 1 labelled 'surprised'" in shown
+    assert "could not be read, so wrong: 1" in shown
     assert (tmp_path / "r.html").is_file()
+
+
+def test_a_command_names_what_lies_elsewhere_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/sft/final", "my clips"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "my clips/labels.csv").write_text("file,emotion\na.wav,happy\n")
+    synthetic.write_clip(tmp_path / "my clips/a.wav", sound=synthetic.spoken(0.6), rate=16_000, audio="pcm_s16le")
+    evaluate.main(["--data", str(tmp_path / "my clips"), "--checkpoint", "runs/sft/final", "--out", "r.json"])
+    command = json.loads((tmp_path / "r.json").read_text())["command"]
+    assert command == "python -m train.evaluate --data 'my clips' --checkpoint runs/sft/final"
+
+
+def test_a_folder_in_which_nothing_can_be_scored_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,emotion\na.wav,surprised\n")
+    with pytest.raises(DataError, match="got none.*1 'surprised'"):
+        evaluate.main(["--data", str(tmp_path)])
+    with pytest.raises(DataError, match="folder with labels.csv.*none"):
+        evaluate.main(["--data", str(tmp_path / "none")])
 
 
 def test_a_stopped_run_over_clips_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
