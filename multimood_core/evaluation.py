@@ -157,7 +157,7 @@ def evaluate_dialogues(
         dialogues: of one split.
         conditions: what it is given.
         known: results by id of items that were asked before; they are taken as they are.
-        workers: dialogues at a time; one dialogue's items come one after another.
+        workers: items at a time. Where answers stand in the history, one dialogue's items come one after another.
         done: called after each item that was asked, for progress; never by two threads at a time.
 
     Returns:
@@ -169,10 +169,13 @@ def evaluate_dialogues(
         with lock:
             done(result)
 
+    runs = [list(items_of([dialogue])) for dialogue in dialogues]
     if workers <= 1:
-        return [r for dialogue in dialogues for r in _evaluate_dialogue(system, dialogue, conditions, known, tell)]
+        return [r for items in runs for r in _evaluate_items(system, items, conditions, known, tell)]
+    if conditions.protocol == "gold-history":
+        runs = [[item] for items in runs for item in items]
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(_evaluate_dialogue, system, dialogue, conditions, known, tell) for dialogue in dialogues]
+        waiting = [pool.submit(_evaluate_items, system, items, conditions, known, tell) for items in runs]
         try:
             for finished in as_completed(waiting):
                 finished.result()  # the first error ends it, whichever dialogue had it
@@ -182,17 +185,18 @@ def evaluate_dialogues(
         return [result for finished in waiting for result in finished.result()]
 
 
-def _evaluate_dialogue(
+def _evaluate_items(
     system: System,
-    dialogue: Dialogue,
+    items: Sequence[Item],
     conditions: Conditions,
     known: Mapping[str, ItemResult],
     tell: Callable[[ItemResult], object],
 ) -> list[ItemResult]:
+    """Items of one dialogue in order: all of them, unless gold labels make each independent of the answers before."""
     results: list[ItemResult] = []
-    rng = random.Random(f"{conditions.seed}/{dialogue.id}")
+    rng = random.Random(f"{conditions.seed}/{items[0].dialogue.id}" if items else None)
     written: dict[int, HistoryTurn] = {}  # turn index -> how the turn stands in the history
-    for item in items_of([dialogue]):
+    for item in items:
         history = item.history()
         if conditions.protocol != "gold-history":
             history = tuple(written.get(i, HistoryTurn(turn.speaker, turn.text)) for i, turn in enumerate(history))

@@ -321,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--cache", type=Path, help="file for the endpoint's answers; beside --out by default")
     who.add_argument("--price-in", type=float, help="money per million tokens read, to state the cost")
     who.add_argument("--price-out", type=float, help="money per million tokens written")
-    who.add_argument("--concurrency", type=int, default=8, help="dialogues that a language model is asked about at a time")
+    who.add_argument("--concurrency", type=int, default=8, help="items that a language model is asked about at a time")
     who.add_argument("--smes", action="store_true", help="a language model step by step, cues as text (SMES)")
     given = parser.add_argument_group("what it is given")
     given.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,19 @@ def test_what_was_asked_before_is_not_asked_again() -> None:
     assert [r.id for r in resumed] == [r.id for r in results]
     assert {q.id for q in again.asked} == {r.id for r in results[7:]} == {r.id for r in done}
     assert [replace(r, seconds=0.0) for r in resumed] == [replace(r, seconds=0.0) for r in results]
+
+
+def test_items_of_one_dialogue_are_asked_at_once_where_gold_labels_make_them_independent() -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    class Meeting(Parrot):
+        def answer(self, question: Question) -> Answer:
+            together.wait()  # never passed, if one waited for the answer before
+            return super().answer(question)
+
+    asked = evaluate_dialogues(Meeting(), [DIALOGUE], workers=3)
+    alone = evaluate_dialogues(Parrot(), [DIALOGUE])
+    assert [replace(r, seconds=0.0) for r in asked] == [replace(r, seconds=0.0) for r in alone]
 
 
 def test_an_error_in_one_of_several_dialogues_ends_all() -> None:
