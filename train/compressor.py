@@ -40,7 +40,8 @@ from train.plan import Plan, language_model_loss, meta_base, plan_training
 from train.turns import DATA, data_hash, read_split
 
 STAGES = ("utterances", "conversations")
-_LORA_TARGETS = ("in_proj", "x_proj", "out_proj")  # dt_proj's weight is read without its module
+# dt_proj's weight is read without its module, and so is out_proj's by transformers' kernels, which is why PEFT refuses it.
+_LORA_TARGETS = ("in_proj", "x_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +198,7 @@ def build(config: CompressorConfig) -> tuple[MultiMoodProcessor, Reconstruction]
         load_compressor(model, config.start)
     else:
         _first_values(compressor, config, model)
-    if config.lora_rank:
-        # The scan reads A, D and the convolution as they are: LoRA is on the products, the tables around are trained.
-        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(_LORA_TARGETS))
-        compressor.mamba = cast(MambaModel, get_peft_model(cast(PreTrainedModel, compressor.mamba), lora))
-        compressor.mamba.get_input_embeddings().requires_grad_(True)
+    adapt(compressor, config)
     # The language model alone: towers and projectors have no part in this stage, and the compressor is held once.
     model.model.compressor = None
     reconstruction = Reconstruction(model, compressor)
@@ -228,6 +225,17 @@ def _first_values(compressor: ConvCompressor, config: CompressorConfig, model: M
         compressor.embedding_projection.reset_parameters()
 
 
+def adapt(compressor: ConvCompressor, config: CompressorConfig) -> None:
+    """With ``lora_rank``, put LoRA on the Mamba and freeze it; word embeddings and the projections around it stay trained.
+
+    The scan reads A, D and the convolution as they are: LoRA is on the products before it.
+    """
+    if config.lora_rank:
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(_LORA_TARGETS))
+        compressor.mamba = cast(MambaModel, get_peft_model(cast(PreTrainedModel, compressor.mamba), lora))
+        compressor.mamba.get_input_embeddings().requires_grad_(True)
+
+
 def merged(compressor: ConvCompressor) -> dict[str, Tensor]:
     """The compressor's weights, LoRA merged into those it adapts."""
     adapted: Any = compressor.mamba
@@ -246,10 +254,7 @@ def plan(config: CompressorConfig, args: argparse.Namespace) -> Plan:
     task = CompressorTask(config, processor, Reconstruction(model, compressor), read_split("mesc", "train", config.data))
     model.requires_grad_(False)
     compressor.float().requires_grad_(True)
-    if config.lora_rank:
-        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(_LORA_TARGETS))
-        compressor.mamba = cast(MambaModel, get_peft_model(cast(PreTrainedModel, compressor.mamba), lora))
-        compressor.mamba.get_input_embeddings().requires_grad_(True)
+    adapt(compressor, config)
 
     def loss(rows: int, width: int) -> Callable[[], Tensor]:
         def both() -> Tensor:

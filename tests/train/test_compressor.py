@@ -16,7 +16,7 @@ from multimood_core.processor import MultiMoodProcessor
 from multimood_core.prompts import MEMORY_TOKEN
 from multimood_core.records import HistoryTurn
 from tests.multimood_core.tiny import tiny_processor
-from train.compressor import CompressorConfig, CompressorTask, Reconstruction, units_of
+from train.compressor import CompressorConfig, CompressorTask, Reconstruction, adapt, merged, units_of
 from train.loop import Loop
 
 DIALOGUES = [
@@ -103,3 +103,26 @@ def test_the_stage_trains_the_compressor_alone(tmp_path: Path) -> None:
     loop.run()
     assert one.evaluate(loop.measure)["loss"] < before["loss"] - 0.2
     torch.testing.assert_close(dict(model.llm.state_dict()), frozen, rtol=0, atol=0)
+
+
+def test_lora_learns_on_a_frozen_mamba_and_is_merged_into_it(tmp_path: Path) -> None:
+    settings = CompressorConfig(out=tmp_path, epochs=4, lr=1e-2, batch_tokens=200, precision="no", lora_rank=2, lora_alpha=4)
+    processor, model = tiny_reconstruction()
+    model.llm.requires_grad_(False)
+    model.compressor.requires_grad_(True)
+    before = {name: value.clone() for name, value in model.compressor.state_dict().items()}
+    adapt(model.compressor, settings)
+    learnt = CompressorTask(settings, processor, model, DIALOGUES)
+    Loop(settings, model, learnt.lengths, learnt.loss, tmp_path).run()
+    plain = merged(model.compressor)
+    assert set(plain) == set(before)
+    moved = {name for name in before if not torch.equal(plain[name], before[name])}
+    assert {"mamba.layers.0.mixer.in_proj.weight", "mamba.layers.1.mixer.x_proj.weight", "memory_projection.weight"} <= moved
+    assert not {name for name in moved if "A_log" in name or "conv1d" in name or "out_proj" in name or "dt_proj" in name}
+    _, fresh = tiny_reconstruction()
+    fresh.compressor.load_state_dict(plain)
+    ids = torch.tensor([processor.encode_history_turn(HistoryTurn("client", "I feel so alone", "sadness"))])
+    words = model.llm.get_input_embeddings()(ids)
+    with torch.no_grad():
+        adapted, whole = (one.compressor(ids, words).memory for one in (model, fresh))
+    torch.testing.assert_close(whole, adapted, atol=1e-5, rtol=1e-4)
