@@ -130,7 +130,7 @@ class Door:
             return await self._sign_in(request)
         if request.method == "GET" and request.url.path in ("/", SIGN_IN):
             return _page("", 401 if request.url.path == "/" else 200)
-        return JSONResponse({"error": "Please sign in."}, 401)
+        return JSONResponse({"error": "You are not signed in any more: load this page again and sign in."}, 401)
 
     async def _sign_in(self, request: Request) -> Response:
         assert self._people is not None
@@ -184,7 +184,7 @@ def require_leader(request: Request) -> None:
 def _page(problem: str, status: int) -> Response:
     policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     headers = {"Content-Security-Policy": policy}
-    return HTMLResponse(_PAGE.format(problem=escape(problem), action=SIGN_IN.lstrip("/")), status, headers=headers)
+    return HTMLResponse(_PAGE.format(problem=escape(problem), action=SIGN_IN), status, headers=headers)
 
 
 def has_admin(people: People) -> bool:

@@ -28,16 +28,21 @@ class Sessions:
         self.engine, self.worker = engine, worker
         self.safety = safety or Safety.load()
         self._sessions: dict[str, Session] = {}
+        self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def open(self, token: str | None = None) -> Session:
+    def open(self, token: str | None = None, owner: str = "") -> Session:
         """The session of ``token`` (a page that was reloaded), or a new one.
+
+        Args:
+            token: that the browser's tab remembers.
+            owner: the account that asks: who signs in after somebody else in the same tab gets a session of their own.
 
         Raises:
             BusyError: as many sessions as may be are in use.
         """
         with self._lock:
-            if token and token in self._sessions:
+            if token and token in self._sessions and self._owners[token] == owner:
                 return self._sessions[token]
             now = time.monotonic()
             self._sessions = {t: s for t, s in self._sessions.items() if now - s.touched < IDLE_SECONDS or s.guard.standing}
@@ -48,6 +53,7 @@ class Sessions:
                 del self._sessions[min(empty, key=lambda s: s.touched).token]
             session = Session(self.engine, self.worker, self.safety)
             self._sessions[session.token] = session
+            self._owners = {t: self._owners.get(t, owner) for t in self._sessions}
             return session
 
     def find(self, token: str) -> Session | None:

@@ -76,7 +76,7 @@ def style() -> str:
 def head() -> str:
     """What the page's head holds: the scripts, inline, so that they need no address of their own."""
     scripts = [f"<script>\n{(STATIC / name).read_text(encoding='utf-8')}\n</script>" for name in SCRIPTS]
-    return "\n".join(['<meta name="referrer" content="no-referrer">', *scripts])
+    return "\n".join(['<meta name="referrer" content="same-origin">', *scripts])
 
 
 def html(text: str, identifier: str, script: str | None = None) -> gr.HTML:

@@ -19,7 +19,7 @@ export async function ask(path, body, file) {
     throw new Error("MultiMood cannot be reached; what you entered is still here. Try again in a moment.");
   }
   const found = await answer.json().catch(() => ({ error: `Something went wrong (${answer.status}); try again.` }));
-  if (answer.status === 401 && path !== "sign-in" && path !== "password") { await start(); }
+  if (answer.status === 401 && !["sign-in", "password", "me"].includes(path)) { await start(); }
   if (!answer.ok) throw Object.assign(new Error(found.error), { status: answer.status });
   return found;
 }
@@ -91,7 +91,7 @@ export async function home(me) {
     onclick: doing(() => (leads ? study(one.id) : work(one.id))) }, h("b", {}, one.name), h("span", {}, one.state)));
   const empty = leads ? "No study yet. Make one, or import a bundle." : "You are in no open study yet; the researcher who invited you will add you.";
   show(h("header", { class: "mm-bar-top" }, h("h3", {}, "Studies"), h("span", { class: "mm-who" }, `${me.name}, ${me.role}`),
-      leads ? button("People", people) : null, button("Password", changePassword), button("Sign out", async () => { await ask("sign-out", {}); await start(); })),
+      leads ? button("People", people) : null, button("Password", changePassword), button("Sign out", async () => { await ask("sign-out", {}); try { await start(); } catch { location.reload(); } })),
     h("div", { class: "mm-list" }, rows.length ? rows : h("p", { class: "mm-none" }, empty)),
     leads ? creation() : null);
 }
