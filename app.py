@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -73,6 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal := refused(options):
         print(refusal, file=sys.stderr)
         return 2
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a service's stop tidies up as Ctrl+C does, in the background too
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        return serve(options)
+    except KeyboardInterrupt:
+        print("\nClosed.")
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Loads the model and serves until interrupted; returns the exit status of what went wrong."""
     from app.build import serving
     from app.safety import Safety
     from multimood_core.engine import Engine
@@ -83,10 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Loading {options.checkpoint}.", flush=True)
         engine = Engine(options.checkpoint, language=options.language)
         engine.transcriber.load()
-    except MultiMoodError as error:
-        print(error, file=sys.stderr)
-        return 1
-    try:
         tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
         guarded: dict[str, Any] = {"tls": tls, "names": options.name, "accounts": everybody_signs_in(options)}
         with serving(engine, options.host, options.port, options.capture, safety, **guarded) as served:
@@ -94,13 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             threading.Event().wait()
     except MultiMoodError as error:
         print(error, file=sys.stderr)
-        return 1
     except OSError as error:
         print(f"{error}; choose another with --port.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nClosed.")
-    return 0
+    return 1
 
 
 if __name__ == "__main__":

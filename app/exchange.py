@@ -40,6 +40,9 @@ class Exchange:
     modalities: Modalities | None = None
     expressions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     labels: dict[str, LabelPrediction] = field(default_factory=dict)
+    """What the model predicted; where a label was set by hand, those after it as predicted under it."""
+    under: dict[str, str] = field(default_factory=dict)
+    """The labels under which the reply was written: the model's own, or those set by hand before it was written again."""
     corrections: dict[str, str] = field(default_factory=dict)
     suggestion: str = ""
     draft: str = ""
@@ -70,6 +73,7 @@ class Exchange:
             self.modalities, self.expressions = event.modalities, event.expressions
         elif isinstance(event, Labelled):
             self.labels[event.task] = event.prediction
+            self.under[event.task] = event.prediction.label
         elif isinstance(event, Finished):
             self.prediction = event.prediction
 

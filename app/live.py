@@ -11,12 +11,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
 
 from app import alert_view, demo, view
+from app.access import person_of
+from app.audit import HERE
 from app.live_layout import (
     AlertArea,
     Editor,
@@ -106,15 +109,17 @@ class Handlers:
             raise gr.Error("This page's session is gone; reload the page for a new one.", print_exception=False)
         return found
 
-    def open(self, hint: str, read: str) -> list[str]:
+    def open(self, hint: str, read: str, request: gr.Request) -> list[str]:
         """Opens the page's session, or the one that it had before it was loaded again."""
+        person = person_of(request.request.scope) if request.request is not None else None
+        who = person.name if person else HERE
         try:
-            session = self.sessions.open(hint or None)
+            session = self.sessions.open(hint or None, who)
         except MultiMoodError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        if read:
+        if who in read.split("\n"):
             session.acknowledge()
-        marks = f'<span data-token="{session.token}" data-capture="{self.capture}"></span>'
+        marks = f'<span data-token="{session.token}" data-capture="{self.capture}" data-who="{escape(who)}"></span>'
         return [session.token, marks, export_links(session.token), session.context.problem, session.context.situation]
 
     async def follow(self, key: str) -> AsyncIterator[list[Any]]:
@@ -176,8 +181,7 @@ def build_live(sessions: Sessions, capture: str, above: AlertArea) -> None:
     do, unseen = Handlers(sessions, capture), hidden()
     key = unseen.key
     with gr.Row(elem_id="mm-room", equal_height=False):
-        left, middle, panel = client_column(), turn_column(), label_column()
-    below = foot()
+        left, middle, panel, below = client_column(), turn_column(), label_column(), foot()
 
     _connect_page(do, unseen, [below.exports, left.problem, left.situation], Renderer.outputs(middle, panel, below, above))
     left.start.click(None, None, None, js="() => window.multimood.start()", **_QUIET)

@@ -190,14 +190,16 @@ def label_column() -> gr.HTML:
 
 
 def foot() -> Foot:
-    timeline = html("", "mm-timeline")
-    with gr.Row(elem_id="mm-foot"):
-        note = gr.Textbox(
-            label="Session note", placeholder="Session note", max_lines=8, elem_id="mm-note", submit_btn="Add", container=False,
-            show_label=False, scale=1,
-        )  # fmt: skip
-        exports = html("", "mm-exports")
-    return Foot(timeline, note, html("", "mm-notes"), exports)
+    with gr.Column(elem_id="mm-below"):
+        timeline = html("", "mm-timeline")
+        with gr.Row(elem_id="mm-foot"):
+            note = gr.Textbox(
+                label="Session note", placeholder="Session note", max_lines=8, elem_id="mm-note", submit_btn="Add",
+                container=False, show_label=False, scale=1,
+            )  # fmt: skip
+            exports = html("", "mm-exports")
+        notes = html("", "mm-notes")
+    return Foot(timeline, note, notes, exports)
 
 
 def export_links(token: str) -> str:

@@ -8,10 +8,11 @@ before a reply is written; while an alert stands no reply of the model is shown.
 from __future__ import annotations
 
 import datetime
+import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +33,7 @@ from multimood_core.records import CheckpointId, Context, HistoryTurn, Turn
 
 MAX_TEXT: Final = 4000  # characters of a typed turn, an edited reply or a note: pages, not books
 AGAIN: Final = Sampling(temperature=0.8)  # another reply must be able to differ from the likeliest one
+DRAWS: Final = 4  # of another reply, until one differs from all before it
 # What the model does once it has found something; a label begins the next one, and the last label the reply.
 _STAGES: Final = {Transcribed: "looking", Perceived: "predicting", Labelled: "predicting"}
 
@@ -255,7 +257,7 @@ class Session:
             self._turn, self._run = turn, None
             history, context = self.history(before=exchange), self.context
         run = self._engine.begin(turn, history, context, self._memory, media_seconds)
-        self._start("listening" if turn.waveform is not None and not turn.text else "reading the words")
+        self._start("transcribing" if turn.waveform is not None and not turn.text else "reading the words")
         for event in run.events():
             if isinstance(event, Transcribed):
                 self._screen(exchange, event.text)
@@ -381,18 +383,43 @@ class Session:
         self._start("writing another reply")
         with self.changed:
             exchange.put_aside()
-            used = {task: p.label for task, p in exchange.labels.items()}
+            used = dict(exchange.under)
         # Labels after the first that changed are predicted again under it; without a change the draw is random.
         stale = False
         for task in LABELS:
-            stale = stale or chosen.get(task, used[task]) != used[task]
+            wanted = chosen.get(task, exchange.labels[task].label)
+            stale = stale or wanted != used[task]
             if stale:
                 self._apply(exchange, Labelled(task, run.decoder.label(task, chosen.get(task))))
-        sampling = None if stale else Sampling(AGAIN.temperature, AGAIN.top_p, seed=exchange.regenerations)
-        for part in run.decoder.reply(sampling):
+                exchange.under[task] = chosen.get(task, exchange.labels[task].label)
+        seeds = range(DRAWS * exchange.regenerations, DRAWS * (exchange.regenerations + 1))
+        draws = ([Sampling()] if stale else []) + [replace(AGAIN, seed=seed) for seed in seeds]
+        for sampling in draws[:-1]:
+            if self._write_other(exchange, run.decoder.reply(sampling)):
+                break
+        else:
+            self._write_all(exchange, run.decoder.reply(draws[-1]))
+        self._end(exchange)
+
+    def _write_other(self, exchange: Exchange, parts: Iterator[str]) -> bool:
+        """Writes a reply as far as it is none of the earlier ones; False where it is one, and then nothing was shown."""
+        text = ""
+        held: list[str] = []
+        for part in parts:
+            text += part
+            held.append(part)
+            if not any(earlier.startswith(text) for earlier in exchange.earlier_suggestions):
+                break
+        else:
+            if text in exchange.earlier_suggestions:
+                return False
+        self._write_all(exchange, itertools.chain(held, parts))
+        return True
+
+    def _write_all(self, exchange: Exchange, parts: Iterator[str]) -> None:
+        for part in parts:
             if not self._write(exchange, part):
                 break
-        self._end(exchange)
 
     def correct_words(self, text: str) -> None:
         """Answers the last turn again with the words as the clinician has them.

@@ -10,7 +10,7 @@ from app.exchange import Exchange, Note
 from app.view import COLOURS
 from multimood_core.labels import EMOTIONS
 
-LANE: Final = 15  # px between two emotions
+LANE: Final = 14  # px between two emotions
 LEFT: Final = 84  # px for their names
 STEP: Final = 56  # px between two turns
 TOP: Final = 10
@@ -30,7 +30,7 @@ SHORT: Final = {
 assert set(ORDER) == set(EMOTIONS)
 
 
-def svg(exchanges: Sequence[Exchange], notes: Sequence[Note] = (), least_turns: int = 18) -> str:
+def svg(exchanges: Sequence[Exchange], notes: Sequence[Note] = (), least_turns: int = 15) -> str:
     """One lane for each emotion, one column for each turn.
 
     A filled circle is the expression of the client's turn, ringed where the clinician set it; a diamond under it is the

@@ -120,7 +120,8 @@ class AnswerDecoder:
     def label(self, task: str, choose: str | None = None) -> LabelPrediction:
         """Score the allowed strings of ``task`` and go on with the likeliest, or with ``choose``.
 
-        Calling it again for an earlier task goes back to that point and forgets what came after.
+        What is returned is the model's own prediction in both cases. Calling it again for an earlier task goes back to that
+        point and forgets what came after.
 
         Raises:
             ModelError: the task is unknown, comes too early, or ``choose`` is none of its strings.
@@ -138,12 +139,13 @@ class AnswerDecoder:
         scaling = getattr(self.calibration, task)
         bias = torch.tensor([scaling.bias.get(name, 0.0) for name in names])
         probabilities = (self.likelihoods(values) / scaling.temperature + bias).softmax(-1).tolist()
-        best = choose or max(zip(probabilities, names, strict=True))[1]
-        if best not in names:
-            raise ModelError(f"Expected {task} to be one of {', '.join(names)}, got {best!r}.")
+        best = max(zip(probabilities, names, strict=True))[1]
+        taken = choose or best
+        if taken not in names:
+            raise ModelError(f"Expected {task} to be one of {', '.join(names)}, got {taken!r}.")
         self._next = self._after(task)
         line = RESPONSE_LINE if self._next == "reply" else LABELS[self._next][0]
-        self._waiting = values[names.index(best)] + self.processor.encode_pieces([Piece(f"\n{line}")])
+        self._waiting = values[names.index(taken)] + self.processor.encode_pieces([Piece(f"\n{line}")])
         return LabelPrediction(best, dict(zip(names, probabilities, strict=True)))
 
     def likelihoods(self, values: Sequence[Sequence[int]]) -> Tensor:

@@ -94,7 +94,7 @@ class TurnFeatures:
 
 
 class TurnRun:
-    """One turn being answered. ``events`` runs it once; ``reply`` writes another reply under the same or other labels."""
+    """One turn being answered: ``events`` runs it once, and its ``decoder`` can go back to a label or write another reply."""
 
     def __init__(
         self, engine: Engine, turn: Turn, history: Sequence[HistoryTurn], context: Context | None, memory: HistoryMemory,
@@ -179,20 +179,6 @@ class TurnRun:
         if perceived is None or perceived[1].text == "missing" or "used" not in (perceived[1].video, perceived[1].audio):
             return None
         return self._engine.words_alone(perceived[0], self._history, self._context, self._memory)
-
-    def reply(self, sampling: Sampling | None = None, chosen: Mapping[str, str] | None = None) -> Iterator[str]:
-        """Another reply. ``chosen`` sets labels by hand (task -> label); those after it are scored again.
-
-        Raises:
-            ModelError: an unknown task or label.
-        """
-        if chosen:
-            reached = False
-            for task in LABELS:
-                reached = reached or task in chosen
-                if reached:
-                    self.decoder.label(task, chosen.get(task))
-        yield from self.decoder.reply(sampling)
 
 
 class Engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +39,19 @@ def test_sharing_through_a_host_elsewhere_is_refused() -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert "expected no --share" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_hand_or_by_a_service_the_app_leaves_no_folder(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "app.py", "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as app:
+        assert app.stdout is not None
+        assert any("MultiMood is at http://127.0.0.1:" in line for line in app.stdout)
+        assert list(tmp_path.glob("multimood-*"))
+        app.send_signal(number)
+        assert app.wait(60) == 0
+    assert not list(tmp_path.glob("multimood-*"))
 
 
 @pytest.mark.parametrize("whole", [True, False])

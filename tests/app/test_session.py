@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from app.session import Phase, Session
 from app.sessions import Sessions
 from app.worker import QUEUE, UNEXPECTED, BusyError, Worker
-from multimood_core.decoding import LABELS
+from multimood_core.decoding import LABELS, Sampling
 from multimood_core.engine import Engine
 from multimood_core.errors import DataError, MediaError
 from multimood_core.labels import EMOTIONS, STRATEGIES
@@ -108,18 +110,72 @@ def test_another_reply_follows_the_corrected_label_and_keeps_the_first(session: 
     session.type_turn("I feel lost.")
     current = settled(session).current
     assert current is not None
-    first, label = current.suggestion, another(current.labels["client_emotion"].label)
-    session.correct(1, "client_emotion", label)
+    first, predicted = current.suggestion, current.labels["client_emotion"]
+    followed = current.labels["therapist_emotion"].probabilities
+    session.correct(1, "client_emotion", another(predicted.label))
     session.regenerate()
     settled(session)
     assert session.phase is Phase.DECIDING
-    assert current.labels["client_emotion"].label == label
+    assert current.labels["client_emotion"].label == predicted.label, "what the model predicted stays on record"
+    assert current.labels["client_emotion"].probabilities == pytest.approx(predicted.probabilities, abs=1e-5)
+    assert current.labels["therapist_emotion"].probabilities != followed, "what follows is predicted under the correction"
     assert current.earlier_suggestions == [first]
     assert current.prediction is not None
     session.regenerate()
     settled(session)
     assert current.regenerations == 2
-    assert len(current.earlier_suggestions) == 2
+    assert len({*current.earlier_suggestions, current.suggestion}) == 3
+
+
+def test_a_correction_that_was_taken_back_gives_the_first_labels_again(session: Session) -> None:
+    session.type_turn("I feel lost.")
+    current = settled(session).current
+    assert current is not None
+    before = dict(current.labels)
+    for _ in range(2):
+        session.correct(1, "client_emotion", another(before["client_emotion"].label))
+        session.regenerate()
+        settled(session)
+    assert current.corrections == {}
+    for task, prediction in before.items():
+        assert current.labels[task].label == prediction.label
+        assert current.labels[task].probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
+
+
+class Repeating:
+    """A decoder whose first replies are as given, all with the same words before the end."""
+
+    def __init__(self, *replies: str) -> None:
+        self.replies = list(replies)
+
+    def reply(self, sampling: Sampling | None = None) -> Iterator[str]:
+        yield from re.findall(r"\S+\s*", self.replies.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("draws", "kept", "left"),
+    [
+        (["Tell me more.", "Tell me what happened."], "Tell me what happened.", 0),
+        (["Tell me.", "Never drawn."], "Tell me.", 1),
+        (["Tell me more."] * 4, "Tell me more.", 0),
+    ],
+)
+def test_another_reply_differs_from_those_before_where_one_can_be_drawn(
+    session: Session, draws: list[str], kept: str, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.type_turn("I feel lost.")
+    current = settled(session).current
+    assert current is not None
+    current.suggestion = "Tell me more."
+    decoder, seen = Repeating(*draws), []
+    monkeypatch.setattr(session, "_run", SimpleNamespace(decoder=decoder))
+    monkeypatch.setattr(session, "_change", lambda change=session._change: (seen.append(current.draft), change()))
+    session.regenerate()
+    settled(session)
+    assert current.suggestion == kept
+    assert len(decoder.replies) == left
+    if kept != "Tell me more.":
+        assert not any(draft == "Tell me more." for draft in seen), "the repeated reply was never shown"
 
 
 def test_corrected_words_are_answered_in_place_of_the_misheard_ones(session: Session) -> None:

@@ -136,15 +136,17 @@ def test_each_modality_and_the_history_change_the_labels(engine: Engine) -> None
 
 def test_another_reply_may_be_asked_for_under_other_labels(engine: Engine) -> None:
     run = engine.begin(Turn(text="nobody listens"))
+    with pytest.raises(ModelError, match="go through events"):
+        _ = run.decoder
     first = list(run.events(Sampling(max_tokens=4)))[-1]
     assert isinstance(first, Finished)
-    assert "".join(run.reply(Sampling(max_tokens=4))) == first.prediction.response
-    list(run.reply(Sampling(max_tokens=4), {"client_emotion": "joy"}))
-    assert "".join(run.reply(Sampling(max_tokens=4), {"client_emotion": first.prediction.client_emotion.label})) == (
-        first.prediction.response
-    )
-    with pytest.raises(ModelError, match="strategy to be one of"):
-        list(run.reply(chosen={"strategy": "hypnosis"}))
+    assert "".join(run.decoder.reply(Sampling(max_tokens=4))) == first.prediction.response
+    run.decoder.label("client_emotion", "joy")
+    with pytest.raises(ModelError, match="has not been chosen"):
+        list(run.decoder.reply())
+    for task in LABELS:
+        run.decoder.label(task)
+    assert "".join(run.decoder.reply(Sampling(max_tokens=4))) == first.prediction.response
 
 
 def long_history(count: int) -> list[HistoryTurn]:
