@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Nothing is ever fetched: every weight is local, and a hub that cannot be reached must not cost a minute of retries.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,8 +25,14 @@ _FAILED = 2
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, as for everything else that cannot be used."""
+        self.exit(_FAILED, f"{message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m multimood_core", description=__doc__)
+    parser = _Parser(prog="python -m multimood_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="read one client turn from a clip, a sound, a picture or words")
     predict.add_argument("clip", type=Path, nargs="?", help="video, sound or picture; leave out for words alone (--text)")
@@ -45,15 +51,20 @@ def run_predict(args: argparse.Namespace) -> TurnPrediction:
     from multimood_core.media import read_turn
 
     started = time.monotonic()
-    turn = read_turn(args.clip) if args.clip else Turn()
+    turn = Turn() if args.clip is None else read_turn(args.clip)
     turn = replace(turn, text=args.text)
     history = read_history(args.history) if args.history else []
     media = time.monotonic() - started
 
+    from transformers.utils.logging import disable_progress_bar
+
     from multimood_core.engine import Engine, Finished
     from multimood_core.registry import DEFAULT
 
-    engine = Engine(args.checkpoint or DEFAULT, language=args.language)
+    disable_progress_bar()  # what goes to stderr is a sentence, or nothing
+    engine = Engine(DEFAULT if args.checkpoint is None else args.checkpoint, language=args.language)
+    if args.language is not None:  # refused also where nothing has to be transcribed
+        engine.transcriber.load()
     context = Context(args.problem, args.situation)
     for event in engine.predict(turn, history, context, media_seconds=media):
         if isinstance(event, Finished):
@@ -80,7 +91,7 @@ def _show(prediction: TurnPrediction) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.clip is None and not args.text:
+    if args.clip is None and not (args.text or "").strip():
         parser.error("expected a clip, or words with --text")
     try:
         if args.json:  # libraries that print must not spoil the one object on stdout

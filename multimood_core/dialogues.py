@@ -17,6 +17,7 @@ from multimood_core.prompts import whole_text
 from multimood_core.records import Context, HistoryTurn, Speaker
 
 MAX_FILE: Final = 512 * 2**20  # bytes of a jsonl file: it is read into memory whole
+MAX_TURNS: Final = 4096  # of a history: each takes a place in the prompt, and the embedded model has 8,192
 MAX_CHARACTERS: Final = 100_000  # of one turn: an hour of talk; longer ones are a file that was taken for a turn
 
 
@@ -154,4 +155,6 @@ def read_history(path: Path) -> list[HistoryTurn]:
         if len(raw["text"]) > MAX_CHARACTERS:
             raise DataError(f"{where}: expected a text of at most {MAX_CHARACTERS:,} characters, got {len(raw['text']):,}.")
         turns.append(HistoryTurn(raw["speaker"], whole_text(raw["text"]), raw.get("emotion"), raw.get("strategy")))
+    if len(turns) > MAX_TURNS:
+        raise DataError(f"Expected at most {MAX_TURNS:,} earlier turns, {path} has {len(turns):,}; keep the last ones.")
     return turns

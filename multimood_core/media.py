@@ -7,6 +7,7 @@ choice is made, larger ones are decoded a second time for the chosen frames alon
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,7 +182,7 @@ class _FrameCollector:
 @contextmanager
 def _open(path: Path) -> Iterator[InputContainer]:
     """Opens a recording."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise MediaError(f"expected a video, picture or sound file, found none at {path}")
     # An open file and no protocol: a playlist cannot send FFmpeg to other files or the network.
     with (

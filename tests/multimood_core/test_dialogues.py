@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from multimood_core.dialogues import Dialogue, DialogueTurn, items_of, read_dialogues, read_history, write_dialogues
+from multimood_core.dialogues import (
+    MAX_TURNS,
+    Dialogue,
+    DialogueTurn,
+    items_of,
+    read_dialogues,
+    read_history,
+    write_dialogues,
+)
 from multimood_core.errors import DataError
 from multimood_core.records import Context, HistoryTurn
 
@@ -84,3 +92,13 @@ def test_a_history_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read"):
         read_history(binary)
+
+
+def test_a_history_longer_than_a_prompt_can_hold_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    lines = ['{"speaker": "client", "text": "and on"}'] * MAX_TURNS
+    path.write_text("\n".join(lines))
+    assert len(read_history(path)) == MAX_TURNS
+    path.write_text("\n".join([*lines, lines[0]]))
+    with pytest.raises(DataError, match="at most 4,096 earlier turns, .*long.jsonl has 4,097"):
+        read_history(path)

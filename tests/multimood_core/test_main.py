@@ -77,12 +77,35 @@ def test_an_unknown_checkpoint_is_one_sentence() -> None:
     assert_refused(run("--text", "hello", "--checkpoint", "nothing"), "got 'nothing'")
 
 
-def test_neither_clip_nor_words_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["--text", ""]):
-        with pytest.raises(SystemExit) as exit_:
-            command.main(["predict", *words])
-        assert exit_.value.code == 2
-    assert "expected a clip, or words with --text" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "expected a clip, or words with --text"),
+        (["--text", ""], "expected a clip, or words with --text"),
+        (["--text", " \n "], "expected a clip, or words with --text"),
+        (["--text", "hello", "--mood"], "--mood"),
+        (["n" * 5000], "found none"),
+        (["--text", "hello", "--checkpoint", ""], "got ''"),
+        (["--text", "hello", "--history", "."], "cannot be read"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_one_sentence(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = command.main(["predict", *words, "--json"])
+    except SystemExit as end:
+        status = int(str(end.code))
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("tiny_engine")
+def test_an_unknown_language_is_refused_though_nothing_is_spoken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["predict", "--text", "hello", "--language", "xx"]) == 2
+    assert "got 'xx'" in capsys.readouterr().err
 
 
 def test_json_is_one_object_with_the_documented_keys(embedded_checkpoint: Path, silent_clip: Path, tmp_path: Path) -> None:
@@ -94,7 +117,7 @@ def test_json_is_one_object_with_the_documented_keys(embedded_checkpoint: Path, 
     done = run(
         silent_clip, "--text", "I can’t sleep", "--history", history, "--checkpoint", embedded_checkpoint, "--json", timeout=250
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     said = json.loads(done.stdout)
     assert list(said) == [
