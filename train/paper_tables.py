@@ -1,4 +1,5 @@
-"""The paper's tables with our rows in them: systems on MESC's four tasks (its table 4), and what is left out (its table 7).
+"""The paper's tables with our rows in them: systems on MESC's four tasks (its table 4), and what is left out (its table 7,
+SMES's tables VI and VII).
 
     python -m train.paper_tables --reports R1.json R2.json ... [--ablations A.json] [--readme README.md]
 
@@ -32,6 +33,8 @@ PAPER: Final[Mapping[str, tuple[str, str, str, float, float, float]]] = {
 PAPER_ABLATIONS: Final[Mapping[str, tuple[str, str, str, float, float, float]]] = {
     "history 0": ("45.2 / 40.6", "98.9 / 91.2", "32.1 / 28.3", 3.9, 13.6, 85.2),
 }
+# Kind of ablations -> the marks between which its table stands.
+_MARKS: Final = {"table7": "ablations", "smes": "smes"}
 _HEAD: Final = ("system", "n", "client's emotion", "therapist's emotion", "strategy", *_REPLIES.values(), "not parsed")
 
 
@@ -68,13 +71,20 @@ def systems_table(reports: Sequence[Mapping[str, Any]]) -> str:
             )
     lines = [_line(_HEAD), "|---" * len(_HEAD) + "|", *(_paper_line(*pair) for pair in PAPER.items())]
     lines += [_our_line(f"**{r['system']}**", r["n"], r["tasks"], r["responses"]) for r in reports]
-    lines += [_our_line(name, first["n"], tasks, None) for name, tasks in first["baselines"].items()]
-    lines += [_our_line(name, first["n"], {}, row) for name, row in first["responses"]["baselines"].items()]
+    lines += _baseline_lines(first)
     return "\n".join([*lines, "", *(f"- {report['system']}: `{report['command']}`" for report in reports)])
 
 
+def _baseline_lines(report: Mapping[str, Any]) -> list[str]:
+    replies = report.get("responses") or {"baselines": {}}
+    return [
+        *(_our_line(name, report["n"], tasks, None) for name, tasks in report["baselines"].items()),
+        *(_our_line(name, report["n"], {}, row) for name, row in replies["baselines"].items()),
+    ]
+
+
 def ablations_table(report: Mapping[str, Any]) -> str:
-    """What every variant scores, the paper's row beside ours, and why a row could not be run.
+    """What every variant scores, the paper's row beside ours, the trivial baselines, and why a row could not be run.
 
     Raises:
         DataError: the report is none of ``--ablations``.
@@ -86,6 +96,8 @@ def ablations_table(report: Mapping[str, Any]) -> str:
     for name, found in report["variants"].items():
         lines.append(_our_line(name, found["n"], found["tasks"], found.get("responses")))
         lines += [_paper_line(name, PAPER_ABLATIONS[name])] if name in PAPER_ABLATIONS else []
+    lines += [_paper_line("SMES", PAPER["SMES"])] if report["ablations"] == "smes" else []
+    lines += _baseline_lines(report)
     lines += ["", f"- `{report['command']}`"]
     lines += [f"- {name} was not run: {reason}." for name, reason in report.get("not_run", {}).items()]
     return "\n".join(lines)
@@ -95,13 +107,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, nargs="+", default=(), help="of train.evaluate --responses")
     parser.add_argument("--ablations", type=Path, nargs="+", default=(), help="of train.evaluate --ablations")
-    parser.add_argument("--readme", type=Path, help="a file with systems and ablations marks")
+    parser.add_argument("--readme", type=Path, help="a file with systems, ablations and smes marks")
     args = parser.parse_args(argv)
     tables = {}
     if args.reports:
         tables["systems"] = systems_table([load_report(path) for path in args.reports])
-    if args.ablations:
-        tables["ablations"] = "\n\n".join(ablations_table(load_report(path)) for path in args.ablations)
+    for report in map(load_report, args.ablations):
+        tables[_MARKS[report.get("ablations", "table7")]] = ablations_table(report)
     if not tables:
         parser.error("--reports or --ablations is required")
     for name, lines in tables.items():

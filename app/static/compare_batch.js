@@ -15,9 +15,9 @@ export async function showBatches(place, choices) {
   const data = h("select", { "aria-label": "data" }, choices.data.map((one) => h("option", { value: one.id }, one.name)), h("option", { value: "" }, "a file of mine (jsonl)"));
   const file = h("input", { type: "file", accept: ".jsonl", id: "mm-c-upload", "aria-label": "file of dialogues" }), told = h("p", { class: "mm-c-note", "aria-live": "polite" });
   const first = number(1, { min: 1, step: 1 }), count = number(5, { min: 1, step: 1 });
-  const protocol = h("select", {}, h("option", { value: "gold-history" }, "gold-history: the data's labels"), h("option", { value: "self-history" }, "self-history: the system's own"));
+  const protocol = h("select", {}, h("option", { value: "gold-history" }, "gold-history (the data's)"), h("option", { value: "self-history" }, "self-history (its own)"));
   let upload = "";
-  const own = field("file of dialogues, one JSON object a line", file);
+  const own = field("file, one dialogue a line", file);
   const which = () => { own.hidden = data.value !== ""; told.textContent = choices.data.length ? "" : choices.no_data; };
   data.addEventListener("change", which);
   file.addEventListener("change", doing(async () => {

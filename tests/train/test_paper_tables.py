@@ -50,13 +50,29 @@ def test_reports_of_other_items_or_protocols_share_no_table(other: dict[str, Any
 
 
 def test_an_ablation_shows_the_paper_s_row_and_says_what_was_not_run() -> None:
-    found = report("ours", variants={"history 0": report("ours"), "history 5": report("ours")}, not_run={"no video": "no clips"})
+    variants = {"history 0": report("ours"), "history 5": report("ours")}
+    found = report("ours", ablations="table7", variants=variants, not_run={"no video": "no clips"})
     lines = ablations_table(found).splitlines()
     assert lines[2].startswith("| **ours, everything** | 4 |")
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| history 0", "| history 0 (paper)", "| history 5"]
+    assert [line.split(" | ")[0] for line in lines[6:8]] == ["| majority", "| constant response"]
     assert lines[-1] == "- no video was not run: no clips."
     with pytest.raises(DataError, match="--ablations"):
         ablations_table(report("ours"))
+
+
+def test_each_kind_of_ablations_has_its_own_place(tmp_path: Path) -> None:
+    readme, paths = tmp_path / "README.md", []
+    readme.write_text("".join(f"<!-- {name}: how -->\n<!-- /{name} -->\n" for name in ("ablations", "smes")))
+    for kind in ("table7", "smes"):
+        paths.append(tmp_path / f"{kind}.json")
+        paths[-1].write_text(json.dumps(report(kind, ablations=kind, variants={"none": report(kind)}, items=[])))
+    main(["--ablations", *map(str, paths), "--readme", str(readme)])
+    first, second = readme.read_text().split("<!-- smes: how -->")
+    assert "**table7, everything**" in first
+    assert "**smes, everything**" in second
+    assert "SMES (paper)" not in first
+    assert "SMES (paper)" in second
 
 
 def test_the_command_prints_and_writes_into_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
