@@ -5,8 +5,8 @@
         [--readme README.md]
 
 Means of the total and of each part with 95 % intervals over whole dialogues, the labels' accuracies, and each later
-report's difference to the first on the same items. A reward that is missing is left out of both, and counted. ``--readme``
-writes the table between the two reward marks of that file.
+report's difference to the first on the same items; so do the trivial baselines of replies. A reward that is missing is left
+out of both, and counted. ``--readme`` writes the table between the two reward marks of that file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from multimood_core.baselines import reply_baselines
 from multimood_core.bootstrap import interval, mean_of, paired_difference, resamples
 from multimood_core.decoding import LABELS
 from multimood_core.dialogues import items_of
@@ -126,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON with all figures")
     parser.add_argument("--readme", type=Path, help="a file with reward marks")
     args = parser.parse_args(argv)
-    situations = {item.id: situation_of(item) for split in read_mesc().values() for item in items_of(split)}
+    splits = read_mesc()
+    known = {item.id: item for split in splits.values() for item in items_of(split)}
+    situations = {name: situation_of(item) for name, item in known.items()}
     reward = rewarder_of(args.reward)
     answers = {path.stem: read_replies(path) for path in args.reports}
     items = list(answers[args.reports[0].stem][0])
@@ -134,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError("Expected reports on the same items. Evaluate the checkpoints on the same split and limit.")
     dialogues = [name.rpartition("/")[0] for name in items]
     scored = {name: score(replies, situations, reward) | right for name, (replies, right) in answers.items()}
+    others = reply_baselines(list(items_of(splits["train"])), [known[name] for name in items])
+    for name, said in others.items():
+        scored[name] = score(dict(zip(items, said, strict=True)), situations, reward)
     first = scored[args.reports[0].stem]
     found = {
         name: {

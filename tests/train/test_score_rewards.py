@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from multimood_core.dialogues import Dialogue, DialogueTurn
 from multimood_core.errors import DataError
 from multimood_core.rewards import ReplySituation, Reward
+from train import score_rewards
 from train.score_rewards import differences, read_replies, score, summary, table
 
 SITUATIONS = {f"{dialogue}/{turn}": ReplySituation("alone") for dialogue in range(3) for turn in (0, 2)}
@@ -76,6 +78,22 @@ def test_reports_are_read_by_item(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match="Expected a report of train.evaluate"):
         read_replies(path)
+
+
+def test_the_trivial_replies_are_scored_beside_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = (DialogueTurn("client", "I am sad.", "sadness"), DialogueTurn("therapist", "Do go on.", "neutral", "others"))
+    splits = {"train": [Dialogue("9", "train", turns)], "test": [Dialogue(str(i), "test", turns) for i in range(2)]}
+    monkeypatch.setattr(score_rewards, "read_mesc", lambda: splits)
+    monkeypatch.setattr(score_rewards, "rewarder_of", lambda name: by_length)
+    truth = {"client_emotion": "sadness", "therapist_emotion": "neutral", "strategy": "others"}
+    items = [{"id": f"{i}/0", "response": "I am with you.", "truth": truth, "predicted": {}} for i in range(2)]
+    (tmp_path / "sft.json").write_text(json.dumps({"items": items}))
+    score_rewards.main(["--reports", str(tmp_path / "sft.json"), "--out", str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    for name in ("constant response", "response of the nearest training turn"):
+        assert found[name]["parts"]["reward"]["value"] == pytest.approx(0.3)
+        assert found[name]["differences"]["reward"]["value"] == pytest.approx(-0.1)
+        assert "strategy, accuracy" not in found[name]["parts"]
 
 
 def test_replies_to_other_items_are_refused() -> None:
