@@ -21,12 +21,13 @@ from tests.app.compare.conftest import made_dialogues
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 NAMES = ("mini-sft", "mini-grpo")
+THIRD = "mini-ppo"
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for votes and batches, and no data set."""
-    if missing := set(NAMES) - set(registry.available()):
+    if missing := {*NAMES, THIRD} - set(registry.available()):
         pytest.skip(f"no checkpoint {', '.join(sorted(missing))}")
     monkeypatch.setenv(places.KEPT, str(tmp_path / "kept"))
     monkeypatch.setenv(places.DATA, str(tmp_path / "data"))
@@ -48,6 +49,7 @@ def test_two_checkpoints_are_compared_judged_blind_and_exported(
         assert "at most 4,000 characters, got 100,000" in page.inner_text("#mm-c-message")
         compare_open(page, told)
         compare_blind(page, told, kept)
+        vote_on_three(page, kept)
         run_batch(page, tmp_path)
         page.set_viewport_size({"width": 400, "height": 844})
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 400
@@ -60,12 +62,12 @@ def open_tab(page: Page) -> None:
     page.wait_for_selector("#mm-c-form")
 
 
-def begin(page: Page, blind: bool) -> None:
-    """The two checkpoints on one typed turn."""
+def begin(page: Page, blind: bool, names: tuple[str, ...] = NAMES) -> None:
+    """Checkpoints on one typed turn."""
     page.fill("#mm-c-words", "Nobody calls any more, and I have stopped picking up when they do.")
     page.set_checked("#mm-c-blind", blind)
     for label in page.locator("#mm-c-form .mm-c-systems label").all():
-        label.locator("input").set_checked(label.inner_text().split(" ")[0] in NAMES)
+        label.locator("input").set_checked(label.inner_text().split(" ")[0] in names)
     page.eval_on_selector("#mm-c-form .mm-c-more", "(more) => { more.open = true; }")
     page.locator("#mm-c-form").get_by_label("most tokens").fill("40")
     page.click("#mm-c-start")
@@ -122,6 +124,22 @@ def compare_blind(page: Page, told: list[dict[str, Any]], kept: Path) -> None:
     assert pair["chosen"] != pair["rejected"]
 
 
+def vote_on_three(page: Page, kept: Path) -> None:
+    """Places are given by keys alone, from the first system of the first criterion to the last one's last."""
+    begin(page, blind=True, names=(*NAMES, THIRD))
+    page.wait_for_selector("#mm-c-vote select")
+    page.locator("#mm-c-vote h3").click()
+    for _ in KEYS:
+        for key in "122":
+            page.locator("body").press(key)
+    page.locator("body").press("ArrowLeft")
+    page.locator("body").press("3")  # the second system of the last criterion after all
+    page.locator("body").press("Enter")
+    names_of(page)
+    ranks = json.loads((kept / "votes.jsonl").read_text().splitlines()[-1])["ranks"]
+    assert [tuple(row) for row in ranks.values()] == [(1, 2, 2)] * (len(KEYS) - 1) + [(1, 3, 2)]
+
+
 def run_batch(page: Page, folder: Path) -> None:
     """A broken file is refused with its line; a good one is cancelled, gone on with, and gives a table and files."""
     page.click("summary:has-text('A whole data set')")
@@ -145,6 +163,8 @@ def run_batch(page: Page, folder: Path) -> None:
     page.click(".mm-c-batch button:has-text('Go on')")
     page.wait_for_selector(".mm-c-batch table")
     assert set(page.locator(".mm-c-batch tbody th").all_inner_texts()) == set(NAMES)
+    left = [place["x"] for head in page.locator(".mm-c-batch thead th").all() if (place := head.bounding_box())]
+    assert left == sorted(left), "the columns stand in another order than they are read in"
     rows = list(csv.DictReader(io.StringIO(taken(page, ".mm-c-batch", "CSV"))))
     assert [row["item"] for row in rows] == [f"test-{n}/{k}" for n in range(3) for k in (0, 2)] * 2
     whole = json.loads(taken(page, ".mm-c-batch", "JSON"))
