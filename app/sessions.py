@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Final
 
+from app.audit import HERE
 from app.ports import EngineLike
 from app.safety import Safety
 from app.session import Session
@@ -31,7 +32,7 @@ class Sessions:
         self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def open(self, token: str | None = None, owner: str = "") -> Session:
+    def open(self, token: str | None = None, owner: str = HERE) -> Session:
         """The session of ``token`` (a page that was reloaded), or a new one.
 
         Args:

@@ -71,11 +71,18 @@
   }
 
   // A new alert is brought into view and named in the window's title; who types goes on typing, others are taken to it.
-  let alerted = 0;
+  // The strip that leads to it stands wherever its title is out of sight, and covers nothing where it is in sight.
+  let alerted = 0, watched = null;
   const TITLE = document.title;
+  const sight = new IntersectionObserver((seen) => document.body.classList.toggle("mm-alert-seen", seen.at(-1).isIntersecting));
 
   function alarm() {
-    const alert = $("#mm-alert-area .mm-alert");
+    const alert = $("#mm-alert-area .mm-alert"), title = $("#mm-alert-title");
+    if (title !== watched) {
+      sight.disconnect();
+      if (title) sight.observe(title);
+      watched = title;
+    }
     const number = Number(alert?.dataset.alert || 0);
     document.title = number ? `\u25b2 Safety alert \u00b7 ${TITLE}` : TITLE;
     if (number && number !== alerted) {
@@ -166,7 +173,7 @@
     if (!button) return;
     const what = button.dataset.page;
     if (what === "acknowledge") {
-      localStorage.setItem("multimood.notice", new Date().toISOString());
+      localStorage.setItem("multimood.notice", [...readers(), who()].join("\n"));
       $("#mm-notice").close();
       $("#mm-acknowledge").click();
     } else if (what === "help") { $("#mm-help").showModal(); }
@@ -179,7 +186,10 @@
 
   document.addEventListener("input", (event) => { if (event.target.closest?.("#mm-typed")) entry = "#mm-typed"; });
 
-  const unread = () => !localStorage.getItem("multimood.notice");
+  // Who of this browser has read the notice: each account by itself, and whoever is here where there are none.
+  const readers = () => (localStorage.getItem("multimood.notice") || "").split("\n").filter(Boolean);
+  const who = () => $("#mm-token [data-who]")?.dataset.who;
+  const unread = () => !readers().includes(who());
 
   function dark(wanted) {
     document.body.classList.toggle("dark", wanted);
