@@ -115,6 +115,10 @@ class Door:
         assert self._people is not None
         token = request.cookies.get(COOKIE, "")
         person = await run_in_threadpool(self._people.who, token, LONGEST) if token else None
+        if request.url.path == SIGN_IN and request.method == "POST":
+            return await self._sign_in(request)  # also in a second tab, by whoever it is now
+        if request.url.path == SIGN_IN and person is not None:
+            return RedirectResponse("/", 303)
         if request.url.path == SIGN_OUT and request.method == "POST" and person is not None:
             await run_in_threadpool(self._people.sign_out, token)
             self._told("sign-out", person.name)
@@ -126,8 +130,6 @@ class Door:
             return None
         if scope["type"] == "http" and (request.method, request.url.path) in INVITED:
             return None
-        if request.url.path == SIGN_IN and request.method == "POST":
-            return await self._sign_in(request)
         if request.method == "GET" and request.url.path in ("/", SIGN_IN):
             return _page("", 401 if request.url.path == "/" else 200)
         return JSONResponse({"error": "You are not signed in any more: load this page again and sign in."}, 401)

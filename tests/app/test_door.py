@@ -289,14 +289,15 @@ def test_accounts_that_cannot_be_looked_up_let_nobody_in_until_they_can(
 
 
 def test_guessing_is_slowed_down_and_written_down(locked_app: Served, certificate: tuple[Path, Path]) -> None:
+    log = locked_app.custody.audit.path
+    before = log.read_text().count("sign-in.refused")
     with caller(locked_app, certificate) as client:
         tries = [{"name": "eve", "password": f"guess {i} of many"} for i in range(7)]
         codes = [client.post("/multimood/sign-in", data=one).status_code for one in tries]
         assert codes == [401] * 5 + [429] * 2
         assert client.post("/multimood/sign-in", content=b"name=" + b"a" * 9000).status_code == 413
-    log = locked_app.custody.audit.path.read_text()
-    assert log.count("sign-in.refused") == 7
-    assert "guess" not in log
+    assert log.read_text().count("sign-in.refused") == before + 7
+    assert "guess" not in log.read_text()
 
 
 def test_a_websocket_is_closed_to_strangers(tmp_path: Path) -> None:
@@ -326,6 +327,23 @@ def test_a_websocket_is_closed_to_strangers(tmp_path: Path) -> None:
     finally:
         store.close()
     assert answers == ["websocket.close"]
+
+
+# -- what the browser is told -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/multimood/static/live.js", "/multimood/session/x/y", "/monitoring"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
+def test_every_answer_keeps_the_page_to_this_server(open_app: Served, path: str, host: str) -> None:
+    """Also those of the door: no frame around the page, no script, picture or connection of another host, no guessed type."""
+    with caller(open_app, host=host) as client:
+        headers = client.get(path).headers
+    policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+    assert (policy["frame-ancestors"], policy["object-src"], policy["form-action"]) == ("'none'", "'none'", "'self'")
+    assert not [rule for rule in policy.values() if re.search(r"\*|http|\.", rule)]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert "geolocation=()" in headers["permissions-policy"]
 
 
 # -- other sites ---------------------------------------------------------------------------------------------------------

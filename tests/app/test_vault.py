@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -34,6 +35,29 @@ else:
     for number in range(10**6):
         vault.put("s0", "p0", "", {"a": b"%06d" % number + b"a" * 400_000, "b": b"%06d" % number + b"b" * 400_000})
         print(number, flush=True)
+"""
+
+FULL = """
+import json, resource, signal, sys
+from pathlib import Path
+from app.vault import Vault
+from app.vault_keys import VaultError
+path = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # what is past the limit fails as on a full disk
+vault, kept, told = Vault(path), 0, ""
+vault.put("s0", "p", "", {"a": b"the first"})
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 400_000, hard))
+while not told:
+    try:
+        vault.put(f"s{kept + 1}", "p", "", {"a": b"%06d" % kept + bytes(50_000)})
+        kept += 1
+    except VaultError as error:
+        told = str(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+whole = [len(vault.get(f"s{number + 1}", "a")) for number in range(kept)]
+vault.put("after", "p", "", {"a": b"room again"})
+print(json.dumps([kept, told, whole, vault.get("s0", "a").decode(), vault.get("after", "a").decode(), len(vault.sessions())]))
 """
 
 
@@ -263,6 +287,15 @@ def test_a_half_rotated_vault_is_ended_under_the_same_new_key(vault: Vault, plac
     assert sorted(half.by_key().values()) == [2, 2]
     half.close()
     assert rotate() == (both.current.id, 2)
+
+
+def test_a_full_disk_is_told_and_nothing_that_was_kept_is_lost(place: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(place)], capture_output=True, text=True, check=True, timeout=120)
+    kept, told, whole, first, after, sessions = json.loads(done.stdout)
+    assert kept, "room for nothing is no test"
+    assert told.endswith(".")
+    assert whole == [50_006] * kept
+    assert (first, after, sessions) == ("the first", "room again", kept + 2)
 
 
 def test_an_app_that_still_has_the_old_key_keeps_nothing_under_it(vault: Vault) -> None:
