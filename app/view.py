@@ -127,7 +127,7 @@ def _signals(exchange: Exchange, conflicts: Conflicts) -> str:
     parts = []
     for name, mode in (("words", modalities.text), ("voice", modalities.audio), ("face", modalities.video)):
         good = mode in ("used", "given", "transcribed")
-        shown = f"{name} ✓" if good else f"{name}: {MODES[mode]}"
+        shown = f"{name} ✓" if good else f"{name}: {_mode(name, mode)}"
         parts.append(f'<span class="{"mm-good" if good else "mm-part"}">{shown}</span>')
     found = agreement(exchange, conflicts)
     return " ".join(parts) + f' <span class="{"mm-part" if found.startswith("conflicting") else ""}">{found}</span>'
@@ -290,6 +290,11 @@ def _used(modalities: Modalities) -> str:
     return ", ".join(name for name, used in good.items() if used)
 
 
+def _mode(name: str, mode: str) -> str:
+    """A modality's mode in words; words are not recorded, they are heard or typed."""
+    return "none" if (name, mode) == ("words", "missing") else MODES[mode]
+
+
 def used_modalities(modalities: Modalities) -> str:
     """E.g. ``words (transcribed), voice, no face in the picture``."""
     parts = []
@@ -297,7 +302,7 @@ def used_modalities(modalities: Modalities) -> str:
         if mode == "used":
             parts.append(name)
         else:
-            parts.append(f"{name} ({MODES[mode]})")
+            parts.append(f"{name} ({_mode(name, mode)})")
     return ", ".join(parts)
 
 

@@ -17,7 +17,7 @@ from app.session import Session
 from app.timeline import svg
 from multimood_core.conflict import Conflicts
 from multimood_core.labels import EMOTIONS
-from multimood_core.records import LabelPrediction
+from multimood_core.records import LabelPrediction, Modalities
 from tests.app.conftest import settled
 
 APP = Path(view.__file__).resolve().parent
@@ -174,3 +174,15 @@ def test_the_demo_needs_nothing_that_this_project_did_not_make() -> None:
         assert (made.text is not None) == (turn.sound is None)
         assert (made.frames is not None) == (turn.mouth is not None)
         assert made.waveform is None or 2 < made.waveform.seconds < 8
+
+
+@pytest.mark.parametrize(
+    ("modalities", "says"),
+    [
+        (Modalities("used", "used", "transcribed"), "words (transcribed), voice, face"),
+        (Modalities("no_face", "silent", "given"), "words (typed), voice (no sound), face (no face in the picture)"),
+        (Modalities("missing", "used", "missing"), "words (none), voice, face (not recorded)"),
+    ],
+)
+def test_what_reached_the_model_is_said_in_words(modalities: Modalities, says: str) -> None:
+    assert view.used_modalities(modalities) == says
