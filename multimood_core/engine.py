@@ -130,7 +130,8 @@ class TurnRun:
         if (features.video, features.audio) == (None, None) and transcript.mode == "missing":
             raise MediaError(
                 "Expected words, speech or a face in the turn, but there is nothing to go by "
-                f"(video: {features.video_mode.replace('_', ' ')}, audio: {features.audio_mode}). Speak, look at the camera, or type."
+                f"(video: {features.video_mode.replace('_', ' ')}, audio: {features.audio_mode}). "
+                "Speak, look at the camera, or type."
             )
         modalities = Modalities(features.video_mode, features.audio_mode, transcript.mode)
         self._perceived = transcript.text, modalities

@@ -34,6 +34,10 @@ ACCEPTED = {
     "psycopg-binary": "LGPL; imported as it is, and only where a PostgreSQL server is configured",
 }
 
+# Libraries under the GPL that wheels are known to carry, whatever licence their metadata states, and where they may be.
+GPL_LIBRARIES = re.compile(r"lib(x26[45]|xvidcore|postproc|vidstab|rubberband|fftw3\w*|gsl|readline|bluray)\b")
+ACCEPTED_LIBRARIES = {"av": {"x264", "x265"}}  # no release comes without; nothing here encodes with them (see SAFETY.md)
+
 
 def requirements(name: str) -> Iterator[Requirement]:
     """The requirements of one of the repository's files."""
@@ -74,6 +78,16 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
     return about.get("License-Expression") or "; ".join(classified) or stated
 
 
+def carried() -> dict[str, set[str]]:
+    """The libraries under the GPL that lie in the wheels of what runs, by package."""
+    found = {}
+    for name, distribution in run_time().items():
+        libraries = {m.group(1) for file in distribution.files or [] if (m := GPL_LIBRARIES.match(file.name))}
+        if libraries:
+            found[name] = libraries
+    return found
+
+
 def unaccepted() -> dict[str, str]:
     """Packages whose licence is copyleft and not accepted above, or is not stated."""
     licences = {name: licence(distribution) for name, distribution in run_time().items()}
@@ -111,6 +125,10 @@ def main() -> int:
     for name, text in unaccepted().items():
         print(f"NOT ACCEPTED: {name} is under {text}; replace it, or say in {Path(__file__).name} why it may stay")
         status = 1
+    for name, libraries in carried().items():
+        accepted = libraries <= ACCEPTED_LIBRARIES.get(name, set())
+        print(f"{'CARRIED' if accepted else 'NOT ACCEPTED'}: {name} brings {', '.join(sorted(libraries))}, under the GPL")
+        status = status if accepted else 1
     vulnerable, unknown, why = vulnerabilities()
     total = len(list(locked()))
     for name, names in vulnerable.items():

@@ -23,6 +23,17 @@ def test_no_copyleft_licence_runs_that_was_not_accepted_for_a_reason() -> None:
     assert not any(re.search(r"(?<!L)GPL", packages.licence(found[name])) for name in ACCEPTED if name in found)
 
 
+def test_wheels_carry_no_library_under_the_gpl_but_encoders_that_nothing_uses() -> None:
+    assert packages.carried() == packages.ACCEPTED_LIBRARIES, "also one that is no longer carried is to be taken out"
+    named = []
+    for folder in ("app", "multimood_core", "train"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            named += re.findall(r"\.add_stream\(\s*([^,)]+)", text)
+            assert "VideoWriter" not in text, f"{file}: OpenCV's writer chooses an encoder by itself"
+    assert set(named) == {'"libvpx"'}
+
+
 @pytest.mark.parametrize(
     ("text", "copyleft"),
     [
