@@ -57,16 +57,21 @@
     }
     const wanted = { video: { width: { ideal: 640 }, height: { ideal: 480 } },
       audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false } };
-    const failures = [];
+    const failed = new Map(); // why, and which of the two
     const get = async (kind, name) => {
       try { return await navigator.mediaDevices.getUserMedia({ [kind]: wanted[kind] }); }
-      catch (error) { failures.push(`${name}: ${REASONS[error.name] || error.message}`); return null; }
+      catch (error) {
+        const reason = REASONS[error.name] || error.message;
+        failed.set(reason, [...(failed.get(reason) || []), name]);
+        return null;
+      }
     };
     let stream = await navigator.mediaDevices.getUserMedia(wanted).catch(() => null); // one question for both
     if (!stream) {
       const parts = [await get("audio", "microphone"), await get("video", "camera")].filter(Boolean);
       if (parts.length) stream = new MediaStream(parts.flatMap((part) => part.getTracks()));
     }
+    const failures = [...failed].map(([reason, names]) => `${names.join(" and ")}: ${reason}`);
     if (!stream) throw new Error(`No ${failures.join("; no ")}. Type the client's words, or choose a clip.`);
     return { stream, failures };
   }

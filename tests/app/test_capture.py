@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from app import capture
 from app.capture import LocalCapture
+from app.demo import draw_face
+from app.glance import Glancer
 from app.session import Session
 from app.sessions import Sessions
+from app.stream import Stream
 from app.turn_buffer import TurnBuffer
+from multimood_core.engine import Engine
 from multimood_core.errors import MediaError
+from tests import synthetic
+from tests.app.conftest import settled
+from tests.app.test_stream import body
 
 
 class Camera:
@@ -73,3 +85,81 @@ def test_one_computer_serves_one_turn_at_a_time(sessions: Sessions, session: Ses
         local.start(other)
     assert local.preview(other) is None
     session.cancel_capture()
+
+
+RATE = 44_100  # Hz, what a sound card gives
+BLOCK = 1024  # samples in one of PortAudio's calls
+
+
+class Microphone:
+    """Stands where PortAudio's stream would: calls back with blocks of a voice, one channel wide, and counts them."""
+
+    def __init__(self, samplerate: int, channels: int, dtype: str, callback: Callable[..., None]) -> None:
+        assert (samplerate, channels, dtype) == (RATE, 1, "float32")
+        self.callback, self.given, self.closed = callback, 0, False
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.speak, daemon=True)
+        Microphone.last = self
+
+    last: Microphone
+
+    def speak(self) -> None:
+        voice = synthetic.spoken(3.0, rate=RATE)
+        block = np.zeros((BLOCK, 1), np.float32)  # PortAudio's own, which it fills again for the next call
+        for start in range(0, len(voice) - BLOCK, BLOCK):
+            block[:, 0] = voice[start : start + BLOCK]
+            self.callback(block, BLOCK, None, None)
+            self.given += BLOCK
+        self.ended.set()
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.thread.join()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_turn_from_this_computers_own_devices_is_answered_and_nothing_of_it_is_lost(
+    engine: Engine, sessions: Sessions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = cv2.cvtColor(draw_face(-0.6, 0.4, 0.0), cv2.COLOR_RGB2BGR)
+    seeing = SimpleNamespace(isOpened=lambda: True, read=lambda: (True, face), release=lambda: None)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: seeing)
+    monkeypatch.setitem(
+        sys.modules,
+        "sounddevice",
+        SimpleNamespace(
+            query_devices=lambda kind: {"default_samplerate": float(RATE)}, InputStream=Microphone, PortAudioError=RuntimeError
+        ),
+    )
+    monkeypatch.setattr(engine.transcriber, "transcribe", lambda waveform: SimpleNamespace(text="I feel lost."))
+    glancer = Glancer(engine, sessions)
+    try:
+        stream = Stream(sessions, glancer, LocalCapture())
+        assert stream.take(session, body({"do": "begin"}))["open"]
+        microphone = Microphone.last
+        assert microphone.ended.wait(60)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            shown = stream.take(session, body({"do": "data"}))
+            if shown["preview"] and shown["looks"] and session.buffer and session.buffer.counts.frames >= 3:
+                break
+            time.sleep(0.05)
+        assert shown["preview"].startswith("data:image/jpeg;base64,")
+        assert shown["people"] == 1
+        session.end_capture()
+        current = settled(session).current
+    finally:
+        glancer.close()
+    assert current is not None, session.problem
+    assert current.capture is not None
+    assert current.capture.samples == microphone.given > 2.9 * RATE
+    assert current.capture.lost == 0
+    assert current.modalities is not None
+    assert (current.modalities.video, current.modalities.audio, current.words) == ("used", "used", "I feel lost.")
+    while not microphone.closed and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert microphone.closed
