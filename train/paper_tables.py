@@ -83,6 +83,15 @@ def _baseline_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _differences(name: str, found: Mapping[str, Any]) -> str:
+    """What leaving this out costs, with the p of the paired bootstrap; empty where the report tells no differences."""
+    wanted = dict.fromkeys(_TASKS, "accuracy") | {"response": "rouge_l"}
+    names = dict(zip(wanted, (*_HEAD[2:5], _REPLIES["rouge_l"]), strict=True))
+    gaps = {task: found.get("differences", {}).get(task, {}).get(key) for task, key in wanted.items()}
+    told = [f"{names[task]} {100 * gap['value']:+.2f} (p {gap['p']:.3f})" for task, gap in gaps.items() if gap]
+    return f"- everything less {name}, in points of accuracy and ROUGE-L: {', '.join(told)}" if told else ""
+
+
 def ablations_table(report: Mapping[str, Any]) -> str:
     """What every variant scores, the paper's row beside ours, the trivial baselines, and why a row could not be run.
 
@@ -99,6 +108,7 @@ def ablations_table(report: Mapping[str, Any]) -> str:
     lines += [_paper_line("SMES", PAPER["SMES"])] if report["ablations"] == "smes" else []
     lines += _baseline_lines(report)
     lines += ["", f"- `{report['command']}`"]
+    lines += [line for name, found in report["variants"].items() if (line := _differences(name, found))]
     lines += [f"- {name} was not run: {reason}." for name, reason in report.get("not_run", {}).items()]
     return "\n".join(lines)
 

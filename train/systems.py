@@ -8,6 +8,7 @@ import os
 from multimood_core.decoding import Sampling
 from multimood_core.endpoint import Endpoint, EndpointSettings
 from multimood_core.systems import EndpointTextModel, LocalTextModel, TextModel, text_model_weights
+from train.base import own_device
 
 
 def text_model(args: argparse.Namespace, sampling: Sampling) -> TextModel:
@@ -17,7 +18,7 @@ def text_model(args: argparse.Namespace, sampling: Sampling) -> TextModel:
         ModelError: the folder holds no causal language model.
     """
     if args.llm:
-        return LocalTextModel(text_model_weights(args.llm), sampling)
+        return LocalTextModel(text_model_weights(args.llm), sampling, str(own_device()))
     cache = args.cache or (args.out.with_name(f"{args.out.stem}.answers.db") if args.out else None)
     settings = EndpointSettings(
         args.endpoint,

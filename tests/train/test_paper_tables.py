@@ -50,12 +50,16 @@ def test_reports_of_other_items_or_protocols_share_no_table(other: dict[str, Any
 
 
 def test_an_ablation_shows_the_paper_s_row_and_says_what_was_not_run() -> None:
-    variants = {"history 0": report("ours"), "history 5": report("ours")}
+    gap = {"accuracy": {"value": 0.125, "p": 0.0012}}
+    told = {"differences": {"client_emotion": gap, "response": {"rouge_l": {"value": -0.01, "p": 0.5}}}}
+    variants = {"history 0": report("ours", **told), "history 5": report("ours")}
     found = report("ours", ablations="table7", variants=variants, not_run={"no video": "no clips"})
     lines = ablations_table(found).splitlines()
     assert lines[2].startswith("| **ours, everything** | 4 |")
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| history 0", "| history 0 (paper)", "| history 5"]
     assert [line.split(" | ")[0] for line in lines[6:8]] == ["| majority", "| constant response"]
+    less = "everything less history 0, in points of accuracy and ROUGE-L"
+    assert lines[-2] == f"- {less}: client's emotion +12.50 (p 0.001), ROUGE-L -1.00 (p 0.500)"
     assert lines[-1] == "- no video was not run: no clips."
     with pytest.raises(DataError, match="--ablations"):
         ablations_table(report("ours"))
