@@ -8,23 +8,23 @@ before a reply is written; while an alert stands no reply of the model is shown.
 from __future__ import annotations
 
 import datetime
-import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from app.again import another_reply
 from app.exchange import Decision, Exchange, Note, Source
 from app.guard import Guard
 from app.ports import EngineLike, Run
 from app.safety import Safety
 from app.turn_buffer import CaptureCounts, TurnBuffer
 from app.worker import Job, Worker
-from multimood_core.decoding import LABELS, Sampling
+from multimood_core.decoding import LABELS
 from multimood_core.engine import Event, Labelled, Perceived, ReplyPart, Transcribed
 from multimood_core.errors import DataError
 from multimood_core.media import read_turn
@@ -32,8 +32,6 @@ from multimood_core.prompts import whole_text
 from multimood_core.records import CheckpointId, Context, HistoryTurn, Turn
 
 MAX_TEXT: Final = 4000  # characters of a typed turn, an edited reply or a note: pages, not books
-AGAIN: Final = Sampling(temperature=0.8)  # another reply must be able to differ from the likeliest one
-DRAWS: Final = 4  # of another reply, until one differs from all before it
 # What the model does once it has found something; a label begins the next one, and the last label the reply.
 _STAGES: Final = {Transcribed: "looking", Perceived: "predicting", Labelled: "predicting"}
 
@@ -392,34 +390,10 @@ class Session:
             if stale:
                 self._apply(exchange, Labelled(task, run.decoder.label(task, chosen.get(task))))
                 exchange.under[task] = chosen.get(task, exchange.labels[task].label)
-        seeds = range(DRAWS * exchange.regenerations, DRAWS * (exchange.regenerations + 1))
-        draws = ([Sampling()] if stale else []) + [replace(AGAIN, seed=seed) for seed in seeds]
-        for sampling in draws[:-1]:
-            if self._write_other(exchange, run.decoder.reply(sampling)):
-                break
-        else:
-            self._write_all(exchange, run.decoder.reply(draws[-1]))
-        self._end(exchange)
-
-    def _write_other(self, exchange: Exchange, parts: Iterator[str]) -> bool:
-        """Writes a reply as far as it is none of the earlier ones; False where it is one, and then nothing was shown."""
-        text = ""
-        held: list[str] = []
-        for part in parts:
-            text += part
-            held.append(part)
-            if not any(earlier.startswith(text) for earlier in exchange.earlier_suggestions):
-                break
-        else:
-            if text in exchange.earlier_suggestions:
-                return False
-        self._write_all(exchange, itertools.chain(held, parts))
-        return True
-
-    def _write_all(self, exchange: Exchange, parts: Iterator[str]) -> None:
-        for part in parts:
+        for part in another_reply(run.decoder, exchange.earlier_suggestions, exchange.regenerations, stale):
             if not self._write(exchange, part):
                 break
+        self._end(exchange)
 
     def correct_words(self, text: str) -> None:
         """Answers the last turn again with the words as the clinician has them.
