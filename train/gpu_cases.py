@@ -39,7 +39,8 @@ from train.base import RANDOM, BaseConfig, add_lora, build_base, default_dtype, 
 from train.features import TurnViews
 from train.loop import Loop
 from train.mixture import SftConfig, SftTask
-from train.plan import PEAK, count, forward_operations, language_model_loss, peak_operations
+from train.plan import PEAK, count, language_model_loss, peak_operations, projector_operations
+from train.plan_rounds import round_operations
 
 TOLERANCE: Final = 1e-3  # of mamba-ssm's kernel to the loop
 _DIALOGUES: Final = 10
@@ -189,12 +190,6 @@ def _shape(scale: Scale) -> MultiMoodForConditionalGeneration:
     return model.train()
 
 
-def _prefix_operations(scale: Scale, model: MultiMoodForConditionalGeneration) -> float:
-    """Of the frozen projectors for one sample's picture and sound: two for each weight and token, at the least."""
-    parts = (model.config.video_tokens(scale.frames), model.model.vision_projector), (scale.sounds, model.model.audio_projector)
-    return sum(2.0 * tokens * sum(p.numel() for p in part.parameters()) for tokens, part in parts)
-
-
 def fine_tuning(scale: Scale, out: Path, quantise: str) -> dict[str, Any]:
     """Steps of SFT: forward, backward and AdamW on ``rows`` samples."""
     model, processor = build_model(scale, quantise)
@@ -207,7 +202,8 @@ def fine_tuning(scale: Scale, out: Path, quantise: str) -> dict[str, Any]:
     sample = task.encode(len(task.items) - 1, random.Random(0))
     tokens, learnt = sum(task.lengths) / len(task.lengths), sum(map(bool, sample.weights))
     shape = _shape(scale)
-    floor = count(shape, language_model_loss(shape, 1, round(tokens), learnt)).operations + _prefix_operations(scale, shape)
+    floor = count(shape, language_model_loss(shape, 1, round(tokens), learnt)).operations
+    floor += projector_operations(shape, shape.config.video_tokens(scale.frames), scale.sounds)
     rows = len(loop.batches[0])
     about = {"stage": "sft", "weights": "nf4" if quantise == "nf4" else "bf16", "tokens_a_sample": tokens}
     return _row(seconds, peak, rows * tokens, rows * floor, about | {"samples": rows, "loss": [one["loss"] for one in found]})
@@ -240,23 +236,12 @@ def from_rewards(scale: Scale, out: Path, stage: str) -> dict[str, Any]:
     seconds, found, peak = timed(loop, scale.steps)
     prompt = sum(len(situations.draw(i, random.Random(0)).ids) for i in range(10)) / 10
     written = statistics.mean(one["length"] for one in found) * scale.group
-    floor = scale.prompts * _round_operations(scale, stage, prompt, written, config.updates)
+    shape = _shape(scale)
+    floor = round_operations(shape, round(prompt), round(written), 1 if stage == "grpo" else 2, config.updates)
+    floor += projector_operations(shape, shape.config.video_tokens(scale.frames), scale.sounds)
     about = {"stage": stage, "weights": "bf16", "tokens_a_sample": prompt, "samples": scale.prompts * scale.group}
     about |= {"written_a_second": scale.prompts * written / statistics.median(seconds), "loss": [one["loss"] for one in found]}
-    return _row(seconds, peak, scale.prompts * (prompt + written), floor, about)
-
-
-def _round_operations(scale: Scale, stage: str, prompt: float, written: float, updates: int) -> float:
-    """Of one prompt's round, its completions counted behind the prompt as one sequence.
-
-    Writing and the reference are forward passes (for PPO the likelihoods as they were, too); each update is a forward and a
-    backward pass.
-    """
-    shape = _shape(scale)
-    loss = language_model_loss(shape, 1, round(prompt + written), round(written))
-    forward = forward_operations(loss)
-    learning = count(shape, loss).operations
-    return (2 if stage == "grpo" else 3) * forward + updates * learning + _prefix_operations(scale, shape)
+    return _row(seconds, peak, scale.prompts * (prompt + written), scale.prompts * floor, about)
 
 
 # -- mamba-ssm's kernels -----------------------------------------------------------------------------------------------

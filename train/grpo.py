@@ -30,6 +30,7 @@ from multimood_core.errors import DataError
 from multimood_core.registry import Checkpoint
 from train.config import load_config, run_command
 from train.loop import Batch, precision_on
+from train.plan_rounds import plan_rounds
 from train.policy import PolicyConfig, Rewarder, mean_parts, reference, totals
 from train.rollouts import Branches, Group, Situations, Writer, line_divergence, log_probabilities
 from train.rounds import Built, run_stage
@@ -209,6 +210,10 @@ def _arguments(config: GrpoConfig) -> GRPOConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, args = load_config(GrpoConfig, argv, __doc__ or "")
+    if args.dry_run:
+        # As the reference, and as the policy that wrote them where it moves before the last update.
+        print(plan_rounds("grpo", config, args, readings=bool(config.beta) + (config.updates > 1)).table())
+        return
     run_stage("grpo", config, lambda policy, *parts: Built(policy.model, MultiMoodGRPOTrainer(config, policy, *parts)), args)
 
 

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
+from multimood_core.config import MultiMoodConfig
 from multimood_core.dialogues import Dialogue, Item, items_of
 from multimood_core.errors import DataError
 from multimood_core.labels import MEDIA_EMOTIONS
@@ -39,6 +40,7 @@ from multimood_core.prompts import (
     Piece,
 )
 from multimood_core.records import Context, HistoryTurn
+from train.base import audio_tokens, read_model_config
 from train.features import MediaConfig, TurnViews, Views, cache_of, media_of, standardised
 from train.loop import row_rngs, touched
 from train.projectors import Sample, collect
@@ -212,6 +214,23 @@ class SftTask:
                 turns[i] = replace(guess, emotion_confirmed=False, strategy_confirmed=False)
         return turns
 
+    def parts(self, index: int, length: int, rng: random.Random) -> dict[str, int]:
+        """Tokens of an item by what they stand for, its media drawn and counted at their largest; for plans.
+
+        Args:
+            index: of the items.
+            length: tokens of what is counted of its sample, encoded without media.
+            rng: decides on the media.
+        """
+        config, (heard, seen) = cast(MultiMoodConfig, self.model.config), self.chosen(rng)
+        turns = max(1, self.items[index].index)
+        return {
+            "video": config.video_tokens(config.num_frames) if seen else 1,
+            "audio": audio_tokens(config) if heard else 1,
+            "turns": turns,
+            "text": length - turns - 2,
+        }
+
     def _dialogue_sample(self, item: Item, rng: random.Random, recent: int, read: bool) -> Encoded:
         cfg, draw = self.config, rng.random()
         kind = "gold" if draw < cfg.gold_history else "none" if draw < cfg.gold_history + cfg.no_labels else "predicted"
@@ -364,6 +383,13 @@ def _view(views: Sequence[Tensor], rng: random.Random, read: bool) -> Tensor:
     if read or not isinstance(views, Views):
         return views[index]
     return torch.empty(views.shape(index), device="meta")
+
+
+def shape_of(config: SftConfig) -> MultiMoodConfig:
+    """The shape of the model that is fine-tuned: that of the aligned projectors where they are there."""
+    aligned = config.projectors
+    known = aligned is not None and (aligned / "config.json").is_file()
+    return MultiMoodConfig.from_pretrained(aligned or "") if known else read_model_config(config.model)
 
 
 def build_task(

@@ -261,6 +261,7 @@ class Plan:
     base: float
     operations: float
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def memory(self) -> float:
@@ -284,6 +285,7 @@ class Plan:
         known = "measured matrix product" if s.device == "cpu" else "data sheet's peak; assumed"
         hours = self.seconds * self.steps / 3600
         rows.append(("time", f"{self.seconds:,.2f} s a step, {hours:,.2f} h, at {UTILISATION[s.device]:.0%} of the {known}"))
+        rows += [("", note) for note in self.notes]
         return "\n".join([f"Plan of {self.stage} (nothing is run):", *(f"  {name:20s} {text}" for name, text in rows)])
 
 
@@ -297,6 +299,7 @@ def plan_training(
     tokens: Mapping[str, float],
     besides: float = 0.0,
     redrawn: Sequence[int] = (),
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Count what a run takes.
 
@@ -310,6 +313,7 @@ def plan_training(
         tokens: mean tokens of a sample, by what they stand for; for the reader.
         besides: operations of a sample that ``loss`` leaves out, as of frozen projectors.
         redrawn: the samples' tokens when history and media are drawn again: batches are made once, and may grow a little.
+        notes: what else the reader should know.
     """
     strategy = read_strategy(args.strategy, args.device)
     batches = token_batches(lengths, config.batch_tokens, random.Random(config.seed))
@@ -321,8 +325,8 @@ def plan_training(
     peak = count(model, loss(rows, width), half).peak
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = strategy.processes if strategy.sharded else 1
-    small = _small(model, config)
-    blocks = [_bytes(block, small) for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
+    small = small_parameters(model, config)
+    blocks = [held_bytes(block, small) for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
     gradients = 4.0 * trained
     # What a sharded model gathers to compute: one block, and the next one that is fetched meanwhile.
     gathered = 2 * max(blocks, default=0.0) if strategy.sharded else 0.0
@@ -342,17 +346,24 @@ def plan_training(
         samples=len(lengths),
         steps=steps,
         batch=(rows, width),
-        weights=_bytes(model, small) / share + gathered,
+        weights=held_bytes(model, small) / share + gathered,
         optimizer=8.0 * trained / share,
         gradients=gradients / share + buckets,
         activations=peak - gradients,
-        base=_process_bytes(strategy.device),
+        base=process_bytes(strategy.device),
         operations=operations * passes,
         seconds=operations * passes / strategy.processes / reached,
+        notes=tuple(notes),
     )
 
 
-def _small(model: nn.Module, config: BaseConfig) -> set[int]:
+def projector_operations(model: MultiMoodForConditionalGeneration, video: float, audio: float) -> float:
+    """Of the frozen projectors for a sample's tokens of video and audio: two for each weight and token, at the least."""
+    parts = (video, model.model.vision_projector), (audio, model.model.audio_projector)
+    return sum(2.0 * tokens * sum(p.numel() for p in part.parameters()) for tokens, part in parts)
+
+
+def small_parameters(model: nn.Module, config: BaseConfig) -> set[int]:
     """Ids of the parameters that are held as nf4: the frozen matrices of the language model's layers."""
     if config.quantise != "nf4":
         return set()
@@ -360,12 +371,12 @@ def _small(model: nn.Module, config: BaseConfig) -> set[int]:
     return {id(p) for _, p in layers if p.dim() == 2 and not p.requires_grad}
 
 
-def _bytes(module: nn.Module, small: set[int]) -> float:
+def held_bytes(module: nn.Module, small: set[int]) -> float:
     """Bytes of a module's parameters as they are held; ``small`` are quantised."""
     return sum(p.numel() * (NF4_BYTES if id(p) in small else p.element_size()) for p in module.parameters())
 
 
-def _process_bytes(device: str) -> float:
+def process_bytes(device: str) -> float:
     """What a process holds before the model: its libraries, or CUDA's context and kernels."""
     return float(psutil.Process().memory_info().rss) if device == "cpu" else 1.0 * GIB
 

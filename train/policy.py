@@ -28,6 +28,10 @@ from train.paper_reward import RewardConfig
 from train.rollouts import COMPLETIONS
 
 REFERENCE: Final = "reference"  # the frozen adapter
+WHOLE_MODEL: Final = (
+    "GRPO and PPO write with the whole model in each process, but this launch splits it. Launch with "
+    "train/configs/accelerate/multi_gpu.yaml; nf4 and checkpointing save the memory."
+)
 Rewarder = Callable[[Sequence[ReplySituation], Sequence[str]], Sequence[Reward]]
 
 

@@ -24,6 +24,7 @@ from multimood_core.model import MultiMoodForConditionalGeneration
 from multimood_core.registry import Checkpoint
 from train.config import load_config, run_command
 from train.loop import Batch
+from train.plan_rounds import plan_rounds
 from train.policy import PolicyConfig, Rewarder, mean_parts, reference, totals
 from train.rollouts import Branches, Situations, Writer, line_divergence, log_probabilities
 from train.rounds import Built, run_stage
@@ -42,17 +43,21 @@ class PpoConfig(PolicyConfig):
     value_weight: float = field(default=0.1, metadata={"help": "of the value's loss"})
 
 
+def value_head(width: int) -> nn.Sequential:
+    """What is to be expected after a state of ``width`` numbers; 0 to begin with."""
+    last = nn.Linear(width, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh(), last)
+
+
 class Actor(nn.Module):
     """The policy and a value head on its states."""
 
     def __init__(self, model: MultiMoodForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        width = model.config.llm_size
-        last = nn.Linear(width, 1)
-        self.value = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh(), last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.value = value_head(model.config.llm_size)
 
     def values(self, states: Tensor) -> Tensor:
         """What is to be expected after each state (n, D_llm): (n,)."""
@@ -199,6 +204,9 @@ def build(config: PpoConfig, policy: Checkpoint, situations: Situations, reward:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, args = load_config(PpoConfig, argv, __doc__ or "")
+    if args.dry_run:
+        print(plan_rounds("ppo", config, args, readings=2, head=value_head).table())
+        return
     run_stage("ppo", config, lambda *parts: build(config, *parts), args)
 
 

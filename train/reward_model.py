@@ -15,10 +15,12 @@ of this turn: those would tell who wrote the reply. It starts from the policy's 
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +45,8 @@ from train.config import dump_config, load_config, run_command
 from train.lineage import lineage
 from train.loop import Batch, Loop, LoopConfig
 from train.mixture import CORPUS, SftConfig, build_task
+from train.plan import Plan, language_model_loss, plan_training
+from train.plan_rounds import planned_policy, planned_situations
 from train.policy import load_parent, parents_of, read_mixture
 from train.preferences import read_preferences
 from train.reward_pairs import Pairs, PairWriter, split_pairs
@@ -212,6 +216,11 @@ def standardise(task: RewardTask, most: int = 200) -> None:
     task.model.spread.copy_(scores.std() + 1e-6)
 
 
+def chosen_items(config: RewardModelConfig, count: int) -> list[int]:
+    """Which of ``count`` items replies are written to."""
+    return random.Random(config.seed).sample(range(count), config.items or count)
+
+
 def write_pairs(config: RewardModelConfig, resume: bool, policy: Checkpoint, situations: Situations) -> list[Pairs]:
     """The pairs of ``items`` items drawn at random; every process writes its share and reads them all.
 
@@ -223,7 +232,7 @@ def write_pairs(config: RewardModelConfig, resume: bool, policy: Checkpoint, sit
         raise DataError(f"{config.out} holds a run already: --resume goes on with it, --out=FOLDER starts another.")
     state.wait_for_everyone()
     config.out.mkdir(parents=True, exist_ok=True)
-    indices = random.Random(config.seed).sample(range(len(situations)), config.items or len(situations))
+    indices = chosen_items(config, len(situations))
     writer = Writer(
         policy.model, policy.processor, policy.calibration, "reply", config.max_tokens, config.temperature
     )
@@ -267,21 +276,47 @@ def policys_material(
     return Material(pairs, answered, data_hash([CORPUS], "train", data))
 
 
+def plan(config: RewardModelConfig, args: argparse.Namespace) -> Plan:
+    """What the run takes; replies that are not written yet are counted as long as the therapists'."""
+    mixture = read_mixture(config.mixture, config.root)
+    model, processor = planned_policy(mixture)
+    scorer = RewardModel(model, processor)
+    if config.preferences:
+        chosen = read_preferences(config.preferences, config.criterion)
+        pairs = [(one.situation, [one.situation.reference or "", one.rejected]) for one in chosen]
+        written = 0
+    else:
+        situations = planned_situations(mixture, model, processor)
+        answered = [situation_of(situations.task.items[index]) for index in chosen_items(config, len(situations))]
+        pairs = [(one, [one.reference or ""] * (1 + config.candidates)) for one in answered]
+        written = config.candidates * len(pairs)
+    prompts = [len(scorer.prompt(situation)) for situation, _ in pairs]
+    replies = [sum(len(scorer.reply(text)) for text in texts) for _, texts in pairs]
+    kept = range(max(1, round(len(pairs) * (1 - config.held_out))))
+    tokens = {"prompt": sum(prompts) / len(prompts), "replies": sum(replies) / len(replies)}
+    shared = {one.name: getattr(config, one.name) for one in dataclasses.fields(LoopConfig)}
+
+    def loss(rows: int, width: int) -> Callable[[], Tensor]:
+        return language_model_loss(model, rows, width, len(pairs[0][1]))
+
+    note = f"{written:,} replies are written before, and pairs held out are scored after it, in time that is not counted here"
+    lengths = [prompts[i] + replies[i] for i in kept]
+    return plan_training(
+        dataclasses.replace(mixture, **shared), args, "reward_model", scorer, lengths, loss, tokens, notes=[note]
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     config, args = load_config(RewardModelConfig, argv, __doc__ or "")
+    if args.dry_run:
+        print(plan(config, args).table())
+        return
     mixture = read_mixture(config.mixture, config.root)
+    policy = load_parent(config.parent, mixture)
     if config.preferences:
         found = peoples_material(config.preferences, config.criterion)
-        sizes = {"items": len(found.pairs), "replies": 0}
-    policy = load_parent(config.parent, mixture)
-    if not config.preferences:
+    else:
         situations = Situations(build_task(mixture, policy.model, policy.processor))
-        items = config.items or len(situations)
-        sizes = {"items": items, "replies": items * config.candidates}
-    if args.dry_run:
-        print(json.dumps(sizes | {"epochs": config.epochs}))
-        return
-    if not config.preferences:
         found = policys_material(config, args.resume, policy, situations, mixture.data)
     model = RewardModel(policy.model, policy.processor)
     learnt, apart = (RewardTask(config, model, found.situations, part) for part in split_pairs(found.pairs, config.held_out))

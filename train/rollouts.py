@@ -66,6 +66,12 @@ class Situations:
     def __len__(self) -> int:
         return len(self.task.items)
 
+    def lengths(self, index: int, completion: str, rng: random.Random) -> tuple[int, int]:
+        """Tokens that stand before an item's completion, and of the real one, without media; for plans."""
+        sample = self.task.encode(index, rng, read=False)
+        begin = sample.lines.index(3 if completion == "reply" else 0)  # line 3 is the reply
+        return begin, len(sample.ids) - begin
+
     def draw(self, index: int, rng: random.Random) -> Prompt:
         """The prompt of one item; ``rng`` decides on the history's labels and on voice and face."""
         item, sample = self.task.items[index], self.task.encode(index, rng)
@@ -321,6 +327,11 @@ def log_probabilities(
     """
     with torch.autocast(states.device.type, enabled=False):  # bfloat16 would round a logit of 20 to eighths
         logits = head(states.to(head.weight.dtype)).float() / temperature
+    return token_scores(logits, targets, barred)
+
+
+def token_scores(logits: Tensor, targets: Tensor, barred: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """``log_probabilities`` from logits (n, vocabulary) in float32."""
     bar = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     bar[list(barred)] = True
     every = logits.masked_fill(bar, torch.finfo(logits.dtype).min).log_softmax(-1)

@@ -7,7 +7,6 @@ state: completions follow from the seed, the step and the policy.
 from __future__ import annotations
 
 import json
-import math
 import random
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from train.lineage import lineage
 from train.loop import Batch, Loop
 from train.mixture import CORPUS, build_task
 from train.paper_reward import PAPER, paper_reward, usage_of
-from train.policy import PolicyConfig, Rewarder, load_policy, parents_of, read_mixture, rewarder_of
+from train.policy import WHOLE_MODEL, PolicyConfig, Rewarder, load_policy, parents_of, read_mixture, rewarder_of
 from train.rollouts import Situations
 from train.turns import data_hash
 
@@ -81,10 +80,7 @@ class Rounds(Loop):
                 f"accumulate 1, got prompts {config.prompts} and accumulate {config.accumulate}."
             )
         if self.sharded:
-            raise DataError(
-                "GRPO and PPO write with the whole model in each process, but this launch splits it. Launch with "
-                "train/configs/accelerate/multi_gpu.yaml; nf4 and checkpointing save the memory."
-            )
+            raise DataError(WHOLE_MODEL)
 
     def _collect(self, batch: Batch, rng: random.Random) -> dict[str, Tensor]:
         self._found = self.task.collect(batch, self.step)
@@ -136,20 +132,17 @@ class Built:
 def run_stage(
     stage: str, config: PolicyConfig, build: Callable[[Checkpoint, Situations, Rewarder], Built], args: Namespace
 ) -> None:
-    """Build a stage from its settings, run it (or, with ``--dry-run``, say what would run) and write the checkpoint.
+    """Build a stage from its settings, run it and write the checkpoint.
 
     Args:
         stage: its name in the lineage.
         config: the stage's settings.
         build: makes its parts from the policy, the prompts and the reward.
-        args: the command line's ``resume`` and ``dry_run``.
+        args: the command line's ``resume``.
     """
     mixture = read_mixture(config.mixture, config.root)
     policy = load_policy(config.parent, mixture)
     situations = Situations(build_task(mixture, policy.model, policy.processor))
-    if args.dry_run:
-        print(json.dumps(sizes(config, policy.model, situations)))
-        return
     reward: Rewarder
     if config.reward == PAPER:
         reward = paper_reward(config, config.out, [item.therapist.text for item in situations.task.items])
@@ -173,17 +166,3 @@ def run_stage(
         dump_config(config, folder / "config.yaml")
 
     loop.finish(config.out / "final", fill)
-
-
-def sizes(config: PolicyConfig, model: nn.Module, situations: Situations) -> dict[str, float]:
-    """What a run would do, in numbers."""
-    lengths = situations.task.lengths[: len(situations)]
-    steps = max(1, math.ceil(len(situations) // config.prompts * config.epochs))
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "items": len(situations),
-        "tokens_a_prompt": sum(lengths) / len(lengths),
-        "steps": steps,
-        "completions": steps * config.prompts * config.group,
-    }

@@ -28,8 +28,8 @@ from train.compressor import load_compressor
 from train.config import dump_config, load_config, run_command
 from train.lineage import lineage
 from train.loop import Loop
-from train.mixture import CORPUS, SENTENCES, Encoded, SftConfig, SftTask, build_task
-from train.plan import Plan, language_model_loss, meta_base, plan_training
+from train.mixture import CORPUS, SENTENCES, Encoded, SftConfig, SftTask, build_task, shape_of
+from train.plan import Plan, language_model_loss, meta_base, plan_training, projector_operations
 from train.turns import data_hash, read_clips, read_split
 
 __all__ = ["Encoded", "SftConfig", "SftTask", "build", "build_task", "main"]
@@ -57,9 +57,7 @@ def build(config: SftConfig) -> tuple[MultiMoodForConditionalGeneration, MultiMo
 
 def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
     """What the run takes; a turn's media are counted at the most frames and seconds, as often as the configuration says."""
-    aligned = config.projectors
-    known = aligned is not None and (aligned / "config.json").is_file()
-    model_config = MultiMoodConfig.from_pretrained(aligned or "") if known else read_model_config(config.model)
+    model_config = shape_of(config)
     model, processor = meta_base(config, model_config)
     task = SftTask(replace(config, sentences=0), model, processor, read_split(CORPUS, "train", config.data), [])
     add_lora(model, config.rank, config.alpha, config.lora_dropout)
@@ -67,9 +65,7 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
     means = dict.fromkeys(("video", "audio", "turns", "text"), 0.0)
 
     def with_media(index: int, length: int, rng: random.Random) -> int:
-        heard, seen = task.chosen(rng)
-        turns = max(1, task.items[index].index)
-        parts = {"video": video if seen else 1, "audio": audio if heard else 1, "turns": turns, "text": length - turns - 2}
+        parts = task.parts(index, length, rng)
         for name, count in parts.items():
             means[name] += count / len(task.items) / 2  # of two draws
         return sum(parts.values())
@@ -85,15 +81,13 @@ def plan(config: SftConfig, args: argparse.Namespace) -> Plan:
             redrawn += [short + count] * (clips * config.clips)
     some = range(0, len(task.items), 20)
     learnt = math.ceil(sum(sum(map(bool, task.encode(i, rng).weights)) for i in some) / len(some))
-    frozen = [model.model.vision_projector, model.model.audio_projector]
-    per_token = 2.0 * sum(p.numel() for part in frozen for p in part.parameters())
     tokens = {f"video (at most {video})": means["video"], f"audio (at most {audio})": means["audio"]}
     tokens |= {"turns": means["turns"], "text": means["text"]}
 
     def loss(rows: int, width: int) -> Callable[[], Tensor]:
         return language_model_loss(model.train(), rows, width, learnt)
 
-    besides = per_token * (means["video"] + means["audio"])
+    besides = projector_operations(model, means["video"], means["audio"])
     return plan_training(config, args, "sft", model, lengths, loss, tokens, besides, redrawn)
 
 

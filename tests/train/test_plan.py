@@ -14,16 +14,18 @@ import psutil
 import pytest
 import torch
 
+from multimood_core.config import MultiMoodConfig
 from multimood_core.dialogues import write_dialogues
 from multimood_core.errors import DataError
 from multimood_core.weights import weights_path
 from tests.train.measured_step import LEARNT, ROWS, WIDTH, make
 from tests.train.test_sft import dialogues
-from train import compressor, projectors, sft
+from train import compressor, grpo, ppo, projectors, reward_model, sft
 from train.base import read_model_config
 from train.config import load_config
 from train.data import clip_dialogue
 from train.plan import NF4_BYTES, count, language_model_loss, meta_base, read_strategy
+from train.plan_rounds import cache_bytes, plan_rounds, round_operations
 from train.turns import Clip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -115,6 +117,46 @@ def test_sharding_and_quantising_shrink_what_a_gpu_holds(data: Path) -> None:
     assert split.memory < plain.memory
 
 
+def mixture_of(data: Path) -> Path:
+    """Settings of supervised fine-tuning on the data, without clips of its own."""
+    path = data / "sft.yaml"
+    path.write_text(f"data: {data}\nroot: {data}\nprojectors: null\nvoices: []\nfaces: []\n")
+    return path
+
+
+def test_rounds_are_planned_at_paper_scale_without_their_parent(data: Path) -> None:
+    mixture = data / "sft_h100.yaml"
+    mixture.write_text((CONFIGS / "sft_h100.yaml").read_text() + f"data: {data}\nroot: {data}\n")
+    config, _ = load_config(grpo.GrpoConfig, ["--config", str(CONFIGS / "grpo_h100.yaml"), f"--mixture={mixture}", "--prompts=4"])
+    with pytest.raises(DataError, match="whole model in each process"):
+        plan_rounds("grpo", config, arguments("zero3"), 1)
+    plan = plan_rounds("grpo", config, arguments("multi_gpu"), 1)
+    assert plan.trained == (7168 + 4096 + 4096 + 7168 + 3 * 22528) * 128 * 28  # the mode embeddings are frozen here
+    assert plan.batch[0] == 1  # four prompts, four processes
+    assert plan.optimizer == 8 * plan.trained
+    assert "without the reward's time" in plan.table()
+
+
+def test_a_reading_is_a_forward_pass_and_learning_the_rest() -> None:
+    model = make("meta", checkpointing=False)
+    once, twice = (round_operations(model, WIDTH, LEARNT, readings, updates=1) for readings in (0, 1))
+    learning = count(model, language_model_loss(model, 1, WIDTH + LEARNT, LEARNT)).operations
+    assert twice - once == pytest.approx(once - learning)  # writing and a reading cost the same
+    updated = round_operations(model, WIDTH, LEARNT, 0, updates=3)
+    assert updated - once == pytest.approx(2 * learning)
+
+
+def test_keys_and_values_weigh_what_a_hand_counts() -> None:
+    """28 layers with 4 heads of 128 numbers, in bfloat16."""
+    model, _ = meta_base(*h100_base())
+    assert cache_bytes(model) == 2 * 28 * 4 * 128 * 2
+
+
+def h100_base() -> tuple[sft.SftConfig, MultiMoodConfig]:
+    config, _ = load_config(sft.SftConfig, ["--config", str(CONFIGS / "sft_h100.yaml")])
+    return config, read_model_config(config.model)
+
+
 def test_every_stage_plans(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = [f"--data={data}", f"--root={data}", "--dry-run", "--device=cpu"]
     clips = ["--voices=[]", "--faces=[]", "--films=[dfew]"]
@@ -124,10 +166,15 @@ def test_every_stage_plans(data: Path, capsys: pytest.CaptureFixture[str]) -> No
     ):
         main([*common, *more])
     compressor.main([f"--data={data}", "--dry-run", "--device=h100"])
+    compressor.main(["--config", str(CONFIGS / "compressor_h100.yaml"), f"--data={data}", "--dry-run", "--device=h100"])
+    rounds = [f"--mixture={mixture_of(data)}", "--dry-run", "--device=cpu", "--prompts=2"]
+    grpo.main(rounds)
+    ppo.main(rounds)
+    reward_model.main(rounds[:3])
     said = capsys.readouterr().out
-    for stage in ("projectors", "sft", "compressor"):
+    for stage in ("projectors", "sft", "compressor", "grpo", "ppo", "reward_model"):
         assert f"Plan of {stage} (nothing is run):" in said
-    assert said.count("memory of a process") == 3
+    assert said.count("memory of a process") == 7
     assert not list(data.glob("runs*"))
 
 

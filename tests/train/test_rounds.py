@@ -142,21 +142,16 @@ def test_a_full_disk_says_so_and_leaves_the_last_state(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("main", [grpo.main, ppo.main], ids=["grpo", "ppo"])
 def test_a_stage_leaves_a_checkpoint_with_its_lineage(
-    main: Callable[[list[str]], None], toy_stage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    main: Callable[[list[str]], None], toy_stage: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     words = [f"--mixture={toy_stage}", f"--out={out}", "--precision=no", "--prompts=10", "--group=2", "--max_tokens=4"]
-    main([*words, "--lr=0.05", "--dry-run"])
-    planned = json.loads(capsys.readouterr().out)
-    assert (planned["items"], planned["steps"], planned["completions"]) == (30, 3, 60)
-    assert 0 < planned["trained"] < planned["parameters"]
-    assert not out.exists()
     main([*words, "--lr=0.05"])
     lineage = json.loads((out / "final/lineage.json").read_text())
     assert lineage["stage"] == main.__module__.removeprefix("train.")
     assert lineage["parents"]["policy"]["name"] == "toy"
     assert lineage["data_sha256"] == "['mesc'] train here"
-    assert (lineage["steps"], lineage["config"]["prompts"]) == (planned["steps"], 10)
+    assert (lineage["steps"], lineage["config"]["prompts"]) == (3, 10)
     assert (out / "final/config.yaml").is_file()
     saved = load_file(out / "final/adapter_model.safetensors")
     trained = {n: v for n, v in load_file(out / "state/trained.safetensors").items() if "lora_" in n}
