@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import f1_score, recall_score
 
 _NONE = "(none)"
 
@@ -38,7 +38,7 @@ def classification_scores(truth: Sequence[str], predicted: Sequence[str | None])
     classes = sorted(set(truth))
     names = sorted(set(truth) | set(answers))
     recalls = recall_score(truth, answers, labels=classes, average=None, zero_division=0)
-    table = confusion_matrix(truth, answers, labels=names)
+    table = Counter(zip(truth, answers, strict=True))
     return ClassificationScores(
         n=len(truth),
         n_missing=sum(p is None for p in predicted),
@@ -47,9 +47,7 @@ def classification_scores(truth: Sequence[str], predicted: Sequence[str | None])
         macro_f1=float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0)),
         uar=float(np.mean(recalls)),
         recall=dict(zip(classes, map(float, recalls), strict=True)),
-        confusion={
-            t: dict(zip(names, map(int, row), strict=True)) for t, row in zip(names, table, strict=True) if t in classes
-        },
+        confusion={t: {name: table[t, name] for name in names} for t in classes},
     )
 
 

@@ -209,8 +209,6 @@ class LocalTextModel:
         return batch
 
     def _write(self, batch: Sequence[_Asked]) -> None:
-        from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
-
         drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self.sampling.temperature:
             torch.manual_seed(self.sampling.seed)
@@ -223,16 +221,10 @@ class LocalTextModel:
         width, pad = max(len(one.ids) for one in batch), self.tokenizer.pad_token_id or self.tokenizer.eos_token_id
         given = torch.tensor([[pad] * (width - len(one.ids)) + one.ids for one in batch], device=self.device)
         mask = torch.tensor([[0] * (width - len(one.ids)) + [1] * len(one.ids) for one in batch], device=self.device)
-        # As for our own checkpoints: what was asked may be said again, what was answered is less likely to be.
-        penalty = RepetitionPenaltyLogitsProcessor(self.sampling.repetition_penalty, prompt_ignore_length=width)
+        # No penalty for repetition, which our own replies have: the names of the lines repeat words, and have to.
         with torch.inference_mode():
             output = self.model.generate(
-                given,
-                attention_mask=mask,
-                max_new_tokens=batch[0].most,
-                pad_token_id=pad,
-                logits_processor=LogitsProcessorList([penalty]),
-                **drawn,
+                given, attention_mask=mask, max_new_tokens=batch[0].most, pad_token_id=pad, **drawn
             )
         for one, answer in zip(batch, output[:, width:], strict=True):
             one.answer = str(self.tokenizer.decode(answer, skip_special_tokens=True))
