@@ -42,6 +42,7 @@ from multimood_core.records import Turn
 
 REFRESH: Final = 0.05  # seconds between two looks at what changed
 HEARTBEAT: Final = 0.25  # seconds between two updates while nothing but the clock moves
+QUEUED: Final = 5.0  # the same while others come first: an update costs Gradio 13 ms, and all pages share one thread for them
 CHECK: Final = 10.0  # seconds between two updates of a page at rest: with one, Gradio notices that a page was closed
 _QUIET: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 # Gradio drops an event while an earlier one of the same element is under way, and says nothing; the session itself
@@ -127,7 +128,8 @@ class Handlers:
         session, render, seen, shown = self.session(key), Renderer(), -1, 0.0
         while self.sessions.find(key) is session:
             now = time.monotonic()
-            if session.version != seen or now - shown >= (HEARTBEAT if session.busy else CHECK):
+            pause = QUEUED if session.phase is Phase.WAITING else HEARTBEAT if session.busy else CHECK
+            if session.version != seen or now - shown >= pause:
                 seen, shown = session.version, now
                 yield await asyncio.to_thread(render, session)  # the worker may hold the session's lock
             await asyncio.sleep(REFRESH)

@@ -21,6 +21,7 @@ import os
 import random
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -328,6 +329,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--checkpoint", help="the app's default one when absent")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the app that it started ends with it
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} processors; load average before the run {load:.1f}")
     with _app(options.checkpoint) as (url, process):
