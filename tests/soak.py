@@ -321,6 +321,7 @@ def _app(checkpoint: str | None) -> Iterator[tuple[str, psutil.Process]]:
             yield f"http://127.0.0.1:{port}", psutil.Process(server.pid)
         finally:
             server.terminate()
+            server.communicate(timeout=60)  # it says that it closes
 
 
 def main() -> int:
