@@ -145,7 +145,8 @@ def _texts() -> Iterator[Case]:
         yield Case("history", f"a turn of {len(text):,} characters", json.dumps({**turn, "text": text}).encode(), refused)
         dialogue = {"id": "1", "split": "test", "turns": [{**turn, "text": text}]}
         yield Case("dialogues", f"a turn of {len(text):,} characters", json.dumps(dialogue).encode(), refused)
-    yield Case("history", "ten thousand turns", b"\n".join([json.dumps(turn).encode()] * 10_000), refused=False)
+    for count, refused in ((4096, False), (10_000, True)):
+        yield Case("history", f"{count:,} turns", b"\n".join([json.dumps(turn).encode()] * count), refused)
     yield Case("history", "half a character", b'{"speaker": "client", "text": "\\ud800 \\udc00"}', refused=False)
 
 
