@@ -110,7 +110,7 @@ class Handlers:
             raise gr.Error("This page's session is gone; reload the page for a new one.", print_exception=False)
         return found
 
-    def open(self, hint: str, read: str, request: gr.Request) -> list[str]:
+    def open(self, hint: str, read: str, request: gr.Request) -> list[Any]:
         """Opens the page's session, or the one that it had before it was loaded again."""
         person = person_of(request.request.scope) if request.request is not None else None
         who = person.name if person else HERE
@@ -121,7 +121,9 @@ class Handlers:
         if who in read.split("\n"):
             session.acknowledge()
         marks = f'<span data-token="{session.token}" data-capture="{self.capture}" data-who="{escape(who)}"></span>'
-        return [session.token, marks, export_links(session.token), session.context.problem, session.context.situation]
+        # A closed accordion applies an update when it opens, over what was typed by then: none is given of an empty field.
+        said = [text or gr.skip() for text in (session.context.problem, session.context.situation)]
+        return [session.token, marks, export_links(session.token), *said]
 
     async def follow(self, key: str) -> AsyncIterator[list[Any]]:
         """Updates of the page as long as it is open and its session known."""

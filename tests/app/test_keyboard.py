@@ -220,6 +220,21 @@ def test_a_session_by_the_keyboard_alone(visitor: Visitor, served: Served) -> No
     assert download.value.suggested_filename.endswith(".json")
 
 
+def test_what_is_typed_as_soon_as_its_field_is_there_is_kept_on_a_slow_computer(visitor: Visitor, served: Served) -> None:
+    visitor.acknowledge()
+    page, hands = visitor.page, Keyboard(visitor.page)
+    session = session_of(visitor, served)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 15})
+    page.focus("#mm-note textarea")
+    hands.to(id="mm-about", tag="button", back=True)
+    hands.press("Enter")
+    hands.to(id="mm-problem-type")
+    page.keyboard.type("work")
+    hands.to(id="mm-situation")
+    until(session, lambda: bool(session.context.problem))
+    assert session.context.problem == "work"
+
+
 def test_keys_of_this_tab_rest_while_another_is_shown(visitor: Visitor, served: Served) -> None:
     visitor.acknowledge()
     page, hands = visitor.page, Keyboard(visitor.page)

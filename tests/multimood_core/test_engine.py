@@ -89,7 +89,7 @@ def test_each_turn_is_answered_from_what_there_is(
     [
         (Turn(), "video: missing, audio: missing"),
         (Turn(text=" \n"), "video: missing, audio: missing"),
-        (Turn(frames=BARS, waveform=SILENCE), "video: no_face, audio: silent"),
+        (Turn(frames=BARS, waveform=SILENCE), "video: no face, audio: silent"),
         (Turn(frames=Frames(np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0)), waveform=Waveform(np.zeros(0, np.float32))),
          "video: missing, audio: missing"),
     ],
