@@ -13,13 +13,13 @@ from multimood_core.errors import ModelError
 from multimood_core.prompts import Piece, chat_template, clean_text
 from multimood_core.registry import Checkpoint
 from multimood_core.sharing import base_language_model
-from multimood_core.systems import Template
+from multimood_core.text_models import Template
 
 NAME: Final = "base language model"
 
 
 class BaseTextModel:
-    """A ``systems.TextModel`` whose answers can also be had piece by piece.
+    """A ``text_models.TextModel`` whose answers can also be had piece by piece.
 
     Args:
         checkpoint: whose frozen weights it takes.

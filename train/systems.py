@@ -7,7 +7,7 @@ import os
 
 from multimood_core.decoding import Sampling
 from multimood_core.endpoint import Endpoint, EndpointSettings
-from multimood_core.systems import EndpointTextModel, LocalTextModel, TextModel, text_model_weights
+from multimood_core.text_models import EndpointTextModel, LocalTextModel, TextModel, text_model_weights
 from train.base import own_device
 
 

@@ -18,7 +18,8 @@ from multimood_core.errors import DataError, ModelError
 from multimood_core.evaluation import Answer, Question
 from multimood_core.prompts import parse_output
 from multimood_core.records import Context, HistoryTurn, Turn
-from multimood_core.systems import LINE_TOKENS, EndpointTextModel, read_answer, zero_shot_prompt
+from multimood_core.systems import LINE_TOKENS, read_answer, zero_shot_prompt
+from multimood_core.text_models import EndpointTextModel
 
 Kind = Literal["checkpoint", "base", "remote"]
 RETRIES: Final = 2  # of a remote system: somebody waits for its column
