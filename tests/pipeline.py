@@ -23,7 +23,6 @@ from typing import Final
 from unittest.mock import patch
 
 import cv2
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from app.demo import draw_face
 from multimood_core.engine import Engine, Finished
@@ -31,6 +30,7 @@ from multimood_core.labels import EMOTIONS, MEDIA_EMOTIONS, STRATEGIES
 from multimood_core.media import read_turn
 from multimood_core.records import TurnPrediction
 from tests import synthetic
+from tests.train.fresh_process import forget_process
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = Path("build/pipeline")
@@ -107,8 +107,7 @@ STAGES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 def run_stage(name: str, words: Sequence[str]) -> None:
     """Run one stage as its command does."""
     module = importlib.import_module(f"train.{name}")
-    for state in (AcceleratorState, GradientState, PartialState):  # each command has a process of its own
-        state._reset_state()
+    forget_process()
     with patch.object(sys, "argv", [str(module.__file__), *words]):
         module.main(list(words))
 

@@ -7,10 +7,11 @@
   const SOUND_AT_ONCE = 16 * 48000; // samples in one request
   const ENOUGH = 0.4; // a live read-out below it is not shown as a word
   const COLLECTOR = `registerProcessor("collector", class extends AudioWorkletProcessor {
-    constructor() { super(); this.block = new Int16Array(2048); this.filled = 0;
-      this.port.onmessage = () => { this.flush(); this.port.postMessage("flushed"); }; }
+    constructor() { super(); this.block = new Int16Array(2048); this.filled = 0; this.over = false;
+      this.port.onmessage = () => { this.over = true; this.flush(); this.port.postMessage("flushed"); }; }
     flush() { this.port.postMessage(this.block.slice(0, this.filled)); this.filled = 0; }
-    process(inputs) { const channels = inputs[0]; if (!channels.length) return true;
+    process(inputs) { if (this.over) return false;
+      const channels = inputs[0]; if (!channels.length) return true;
       for (let i = 0; i < channels[0].length; i++) { let sum = 0;
         for (const channel of channels) sum += channel[i];
         this.block[this.filled++] = Math.max(-1, Math.min(1, sum / channels.length)) * 32767;
@@ -132,7 +133,8 @@
     if (media.sound) {
       turn.rate = media.sound.context.sampleRate;
       media.sound.node.port.onmessage = ({ data }) => {
-        if (data === "flushed") { turn.flushed?.(); return; }
+        if (turn.over) return; // or sending would never catch up where the computer is slow
+        if (data === "flushed") { turn.over = true; turn.flushed?.(); return; }
         turn.queue.push(data);
         turn.queued += data.length;
       };
@@ -219,7 +221,8 @@
     if (state.turn !== turn) return; // it was abandoned meanwhile
     state.turn = null;
     if (turn.media.sound) {
-      await Promise.race([new Promise((done) => { turn.flushed = done; turn.media.sound.node.port.postMessage("flush"); }), wait(500)]);
+      await Promise.race([new Promise((done) => { turn.flushed = done; turn.media.sound.node.port.postMessage("flush"); }), wait(2000)]);
+      turn.over = true;
     }
     for (let i = 0; i < 20 && (turn.sent < turn.queued || turn.pictures.length); i++) {
       await send(turn).catch(() => wait(200));

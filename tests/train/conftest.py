@@ -1,12 +1,22 @@
-"""A stage of rewards at toy size, for more than one file of tests."""
+"""A process of its own for every test, and a stage of rewards at toy size, for more than one file of tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.train.fresh_process import forget_process
 from tests.train.policies import share_of_letter, toy_policy
+
+
+@pytest.fixture(autouse=True)
+def own_process() -> Iterator[None]:
+    """No test meets the devices and the precision that an earlier one chose."""
+    forget_process()
+    yield
+    forget_process()
 
 
 @pytest.fixture

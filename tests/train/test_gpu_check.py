@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from multimood_core.conv_compressor import selective_scan
 from multimood_core.errors import DataError
 from multimood_core.model import MultiMoodForConditionalGeneration
+from tests.train.fresh_process import forget_process
 from train import gpu_check
 from train.base import read_model_config
 from train.config import load_config
@@ -46,8 +46,7 @@ def smoke(out: Path, **changes: Any) -> GpuCheckConfig:
 @pytest.mark.usefixtures("here")
 def test_every_case_takes_its_steps(tmp_path: Path) -> None:
     for case in ("sft-lora", "sft-qlora", "grpo", "ppo"):
-        for state in (AcceleratorState, GradientState, PartialState):  # each case has a process of its own
-            state._reset_state()
+        forget_process()
         main(["--config", str(SMOKE), f"--out={tmp_path}", f"--case={case}"])
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     assert set(found) == {"sft-lora", "sft-qlora", "grpo", "ppo"}
