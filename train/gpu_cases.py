@@ -39,7 +39,7 @@ from train.base import RANDOM, BaseConfig, add_lora, build_base, default_dtype, 
 from train.features import TurnViews
 from train.loop import Loop
 from train.mixture import SftConfig, SftTask
-from train.plan import PEAK, count, language_model_loss, peak_operations, projector_operations
+from train.plan import PEAK, language_model_loss, peak_operations, projector_operations, step_operations
 from train.plan_rounds import round_operations
 
 TOLERANCE: Final = 1e-3  # of mamba-ssm's kernel to the loop
@@ -202,7 +202,7 @@ def fine_tuning(scale: Scale, out: Path, quantise: str) -> dict[str, Any]:
     sample = task.encode(len(task.items) - 1, random.Random(0))
     tokens, learnt = sum(task.lengths) / len(task.lengths), sum(map(bool, sample.weights))
     shape = _shape(scale)
-    floor = count(shape, language_model_loss(shape, 1, round(tokens), learnt)).operations
+    floor = step_operations(shape, language_model_loss(shape, 1, round(tokens), learnt))
     floor += projector_operations(shape, shape.config.video_tokens(scale.frames), scale.sounds)
     rows = len(loop.batches[0])
     about = {"stage": "sft", "weights": "nf4" if quantise == "nf4" else "bf16", "tokens_a_sample": tokens}

@@ -184,16 +184,8 @@ class _Memory(TorchDispatchMode):
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """One batch: bytes alive at the most, gradients among them, and operations of both passes."""
-
-    peak: int
-    operations: float
-
-
-def count(model: nn.Module, loss: Callable[[], Tensor], half: bool = True) -> Counted:
-    """Run ``loss`` and its backward pass where nothing is computed.
+def peak_memory(model: nn.Module, loss: Callable[[], Tensor], half: bool = True) -> int:
+    """Bytes alive at the most, gradients among them, in ``loss`` and its backward pass; nothing is computed.
 
     Args:
         model: whose own tensors are not counted.
@@ -205,11 +197,16 @@ def count(model: nn.Module, loss: Callable[[], Tensor], half: bool = True) -> Co
     with memory, _autocast() if half else nullcontext():
         loss().backward()
     model.zero_grad()
+    return memory.peak
+
+
+def step_operations(model: nn.Module, loss: Callable[[], Tensor]) -> float:
+    """Operations of ``loss``, from meta tensors, and of its backward pass; they are as many in any precision."""
     _Flash.operations = 0.0
-    with FlopCounterMode(display=False) as counter:  # which holds on to tensors, so that it has a run of its own
+    with FlopCounterMode(display=False) as counter:  # which holds on to tensors: memory has a run of its own
         loss().backward()
     model.zero_grad()
-    return Counted(memory.peak, counter.get_total_flops() + _Flash.operations)
+    return counter.get_total_flops() + _Flash.operations
 
 
 def forward_operations(loss: Callable[[], Tensor]) -> float:
@@ -322,7 +319,7 @@ def plan_training(
     rows = math.ceil(len(largest) / strategy.processes)
     width = max(drawn[i] for i in largest)
     half = precision_on(strategy.device, config.precision) != "no"
-    peak = count(model, loss(rows, width), half).peak
+    peak = peak_memory(model, loss(rows, width), half)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = strategy.processes if strategy.sharded else 1
     small = small_parameters(model, config)
@@ -333,7 +330,7 @@ def plan_training(
     # Copies of the gradients that DistributedDataParallel exchanges.
     buckets = gradients if strategy.processes > 1 and not strategy.sharded else 0.0
     mean = max(1, round(sum(lengths) / len(lengths)))
-    operations = count(model, loss(1, mean), half).operations + besides
+    operations = step_operations(model, loss(1, mean)) + besides
     reached = peak_operations(strategy.device, half) * UTILISATION[strategy.device]
     passes = len(lengths) / len(batches) * config.accumulate  # samples a step of the optimizer
     steps = math.ceil(max(1, math.ceil(len(batches) * config.epochs)) / config.accumulate)

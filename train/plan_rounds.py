@@ -27,16 +27,17 @@ from train.mixture import CORPUS, SftConfig, SftTask, shape_of
 from train.plan import (
     UTILISATION,
     Plan,
-    count,
     forward_operations,
     held_bytes,
     language_model_loss,
     meta_base,
+    peak_memory,
     peak_operations,
     process_bytes,
     projector_operations,
     read_strategy,
     small_parameters,
+    step_operations,
 )
 from train.policy import WHOLE_MODEL, PolicyConfig, read_mixture, train_adapter
 from train.rollouts import Situations, token_scores
@@ -82,9 +83,9 @@ def plan_rounds(
     adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
     trained = adapter + sum(p.numel() for p in beside.parameters())
     gradients = 4.0 * trained
-    learning = count(model, _round_loss(model, [(longest, most)] * mine), half).peak - 4.0 * adapter
+    learning = peak_memory(model, _round_loss(model, [(longest, most)] * mine), half) - 4.0 * adapter
     writing = mine * (config.group + 1) * (longest + config.max_tokens) * cache_bytes(model)
-    operations = round_operations(model, mean, written, readings, config.updates, half)
+    operations = round_operations(model, mean, written, readings, config.updates)
     operations = config.prompts * (operations + projector_operations(model, means["video"], means["audio"]))
     small = small_parameters(model, mixture)
     weights = held_bytes(model, small) + held_bytes(beside, set()) + 4.0 * adapter  # the reference is a second adapter
@@ -115,14 +116,14 @@ def plan_rounds(
 
 
 def round_operations(
-    model: MultiMoodForConditionalGeneration, prompt: int, written: int, readings: int, updates: int, half: bool = True
+    model: MultiMoodForConditionalGeneration, prompt: int, written: int, readings: int, updates: int
 ) -> float:
     """Of one prompt's round at the least, its ``written`` tokens counted behind the prompt as one sequence.
 
     Writing and each of the ``readings`` are a forward pass, each of the ``updates`` a forward and a backward pass.
     """
     loss = language_model_loss(model, 1, prompt + written, written)
-    return (1 + readings) * forward_operations(loss) + updates * count(model, loss, half).operations
+    return (1 + readings) * forward_operations(loss) + updates * step_operations(model, loss)
 
 
 def planned_policy(mixture: SftConfig) -> tuple[MultiMoodForConditionalGeneration, MultiMoodProcessor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.train.fresh_process import forget_process
 from tests.train.policies import share_of_letter, toy_policy
@@ -13,9 +14,12 @@ from tests.train.policies import share_of_letter, toy_policy
 
 @pytest.fixture(autouse=True)
 def own_process() -> Iterator[None]:
-    """No test meets the devices and the precision that an earlier one chose."""
+    """No test meets the devices and the precision that an earlier one chose; toy models are fastest on one thread."""
     forget_process()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     forget_process()
 
 

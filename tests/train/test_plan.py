@@ -24,7 +24,7 @@ from train import compressor, grpo, ppo, projectors, reward_model, sft
 from train.base import read_model_config
 from train.config import load_config
 from train.data import clip_dialogue
-from train.plan import NF4_BYTES, count, language_model_loss, meta_base, read_strategy
+from train.plan import NF4_BYTES, language_model_loss, meta_base, read_strategy, step_operations
 from train.plan_rounds import cache_bytes, plan_rounds, round_operations
 from train.turns import Clip
 
@@ -56,7 +56,7 @@ def test_checkpointing_and_half_precision_are_seen_to_save_memory(measured: list
 
 def test_operations_are_those_worked_out_by_hand() -> None:
     model = make("meta", checkpointing=False)
-    found = count(model, language_model_loss(model, ROWS, WIDTH, LEARNT)).operations
+    found = step_operations(model, language_model_loss(model, ROWS, WIDTH, LEARNT))
     width, heads, kv, ffn, layers, rank, vocabulary = 384, 6 * 64, 2 * 64, 1024, 6, 8, 2000
     shapes = [(width, heads), (width, kv), (width, kv), (heads, width), (width, ffn), (width, ffn), (ffn, width)]
     frozen = sum(a * b for a, b in shapes)
@@ -140,7 +140,7 @@ def test_rounds_are_planned_at_paper_scale_without_their_parent(data: Path) -> N
 def test_a_reading_is_a_forward_pass_and_learning_the_rest() -> None:
     model = make("meta", checkpointing=False)
     once, twice = (round_operations(model, WIDTH, LEARNT, readings, updates=1) for readings in (0, 1))
-    learning = count(model, language_model_loss(model, 1, WIDTH + LEARNT, LEARNT)).operations
+    learning = step_operations(model, language_model_loss(model, 1, WIDTH + LEARNT, LEARNT))
     assert twice - once == pytest.approx(once - learning)  # writing and a reading cost the same
     updated = round_operations(model, WIDTH, LEARNT, 0, updates=3)
     assert updated - once == pytest.approx(2 * learning)
