@@ -69,7 +69,7 @@ from train.data import read_mesc
 from train.evaluate_clips import evaluate_dfew, evaluate_folder, is_dfew, row_of
 from train.report import load_report, print_comparison, print_table, write_reports
 from train.systems import text_model
-from train.turns import data_root
+from train.turns import data_root, named_data_root
 
 
 def _dialogues(args: argparse.Namespace) -> tuple[str, list[Dialogue], list[Dialogue]]:
@@ -265,7 +265,7 @@ def evaluate_mesc(args: argparse.Namespace, engine: Engine | None) -> dict[str, 
 
 def _place(given: str) -> str:
     """A file or folder as the command names it again: below the data root, below this folder, else as it was given."""
-    path, root = Path(given).resolve(), data_root().resolve()
+    path, root = Path(given).resolve(), named_data_root().resolve()
     if not path.exists():
         return shlex.quote(given)  # the name of a checkpoint or model
     if path.is_relative_to(root):

@@ -34,13 +34,18 @@ class Clip:
     language: str = ""
 
 
+def named_data_root() -> Path:
+    """Where the data sets should lie: ``MULTIMOOD_DATA``, by default ``../shared/data``; the folder may be absent."""
+    return Path(os.environ.get("MULTIMOOD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
 def data_root() -> Path:
-    """Where the data sets lie: ``MULTIMOOD_DATA``, by default ``../shared/data``.
+    """Where the data sets lie.
 
     Raises:
         DataError: there is no such folder.
     """
-    root = Path(os.environ.get("MULTIMOOD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    root = named_data_root()
     if not root.is_dir():
         raise DataError(f"Expected the data sets in {root}, but there is no such folder. Set MULTIMOOD_DATA.")
     return root

@@ -289,6 +289,7 @@ def test_a_report_of_clips_counts_what_was_left_out_and_unreadable(
 
 def test_a_command_names_what_lies_elsewhere_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MULTIMOOD_DATA", str(tmp_path / "none"))  # one's own clips need no other data
     for name in ("runs/sft/final", "my clips"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "my clips/labels.csv").write_text("file,emotion\na.wav,happy\n")
