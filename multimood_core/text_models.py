@@ -166,7 +166,11 @@ class EndpointTextModel:
 
 
 def text_model_weights(name: str) -> Path:
-    """The folder of a language model: a path, or ``smollm2`` for the embedded one before any of our training."""
+    """The folder of a language model: a path, or ``smollm2`` for the embedded one before any of our training.
+
+    Raises:
+        ModelError: there is no such folder.
+    """
     if name == "smollm2":
         from multimood_core.weights import weights_path
 

@@ -133,8 +133,8 @@
     if (media.sound) {
       turn.rate = media.sound.context.sampleRate;
       media.sound.node.port.onmessage = ({ data }) => {
-        if (turn.over) return; // or sending would never catch up where the computer is slow
-        if (data === "flushed") { turn.over = true; turn.flushed?.(); return; }
+        if (turn.over) return; // too late: the rest of the turn is being sent
+        if (data === "flushed") { turn.flushed?.(); return; }
         turn.queue.push(data);
         turn.queued += data.length;
       };

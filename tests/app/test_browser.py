@@ -322,3 +322,24 @@ def test_no_event_is_lost_when_another_ends(chromium: str, served: Served) -> No
             field.press("Enter")
             page.wait_for_selector(f"#mm-notes p:has-text('note {number}.')", timeout=30_000)
             page.wait_for_function("() => document.querySelector('#mm-note textarea').value === ''", timeout=30_000)
+
+
+def test_a_slow_computer_stops_collecting_before_it_sends_the_rest(
+    chromium: str, served: Served, devices: tuple[Path, Path]
+) -> None:
+    with browser(chromium, *devices) as opened:
+        visitor = Visitor(opened.new_page(), served.url)
+        visitor.acknowledge()
+        page = visitor.page
+        page.uncheck("#mm-auto input")
+        page.locator("body").press(" ")
+        page.wait_for_selector("#mm-end:visible")
+        page.wait_for_timeout(1000)
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 15})
+        page.click("#mm-end")
+        visitor.answered()
+        counts = page.evaluate("() => window.multimood.state.counts")
+        capture = session_of(visitor, served).exchanges[0].capture
+        assert capture is not None
+        assert counts["samples"] == counts["sent"] == capture.samples
+        assert (counts["frames"], capture.lost) == (capture.frames, 0)

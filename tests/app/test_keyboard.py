@@ -81,6 +81,17 @@ def until(session: Session, true: Callable[[], bool]) -> None:
         assert session.changed.wait_for(true, 200), f"still {session.phase}"
 
 
+def name_problem(hands: Keyboard, session: Session) -> None:
+    """From the note, opens the accordion and types the client's problem at once."""
+    hands.to(id="mm-about", tag="button", back=True)
+    hands.press("Enter")
+    hands.to(id="mm-problem-type")
+    hands.page.keyboard.type("work")
+    hands.to(id="mm-situation")
+    until(session, lambda: bool(session.context.problem))
+    assert session.context.problem == "work"
+
+
 def test_a_session_by_the_keyboard_alone(visitor: Visitor, served: Served) -> None:
     page, hands = visitor.page, Keyboard(visitor.page)
     session = session_of(visitor, served)
@@ -177,12 +188,7 @@ def test_a_session_by_the_keyboard_alone(visitor: Visitor, served: Served) -> No
     hands.rests_on("mm-note")
 
     # What stands behind an accordion.
-    hands.to(id="mm-about", tag="button", back=True)
-    hands.press("Enter")
-    hands.to(id="mm-problem-type")
-    page.keyboard.type("work")
-    hands.to(id="mm-situation")
-    until(session, lambda: session.context.problem == "work")
+    name_problem(hands, session)
 
     # A turn of the demo and its rejection; the earlier turn's labels stay where they are.
     hands.to(id="mm-demo", back=True)
@@ -226,13 +232,7 @@ def test_what_is_typed_as_soon_as_its_field_is_there_is_kept_on_a_slow_computer(
     session = session_of(visitor, served)
     page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 15})
     page.focus("#mm-note textarea")
-    hands.to(id="mm-about", tag="button", back=True)
-    hands.press("Enter")
-    hands.to(id="mm-problem-type")
-    page.keyboard.type("work")
-    hands.to(id="mm-situation")
-    until(session, lambda: bool(session.context.problem))
-    assert session.context.problem == "work"
+    name_problem(hands, session)
 
 
 def test_keys_of_this_tab_rest_while_another_is_shown(visitor: Visitor, served: Served) -> None:

@@ -20,7 +20,6 @@ def own_process() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    forget_process()
 
 
 @pytest.fixture
